@@ -1,0 +1,408 @@
+"""What an engine is: the handles, their promises, and the capabilities an engine may lack.
+
+Promises (each is one test of ``comux.testing.TransportContract``, which every engine runs):
+
+T1.  Offsets strictly rise within a partition, 64 bits, never reused in a topic's life (epochs included); without holes
+     where ``capabilities.dense_offsets``. The order of one producer is kept.
+T2.  ``send`` is a snapshot; a claim that raises or whose process dies publishes nothing; later records are not held up
+     by a dead claim.
+T3.  Key, headers (order, duplicates; values ``bytes`` or ``None``), value and timestamp come back as sent; ``None`` and
+     empty differ. Values may be any buffer; typed topics carry dtype and shape and hand out arrays.
+T4.  Every group sees every record from its start offset, at least once; ``start`` applies only where the group has no
+     committed position. ``commit()`` acknowledges everything this handle was handed, ``ack(record)`` one record.
+T5.  A lossy consumer sees a gap-free run, or is told how many it skipped (``Record.skipped``), and never a torn record.
+T6.  Every blocking call has a deadline, can be interrupted by Ctrl-C, by ``wakeup()`` and by ``close()`` from another
+     thread, and costs no CPU while it waits.
+T7.  The end of a stream is explicit (``end()``), closes an epoch and is seen by every consumer after the last record.
+     A new producer opens the next epoch; consumers opened with ``on_end="wait"`` go on. A crash is no end.
+T8.  ``pause`` affects the handle it is called on. ``seek``/``position`` of a group shared by several members raise
+     ``UnsupportedError``.
+T9.  Errors derive from ``ComuxError``, say whether a retry helps, carry the numbers; native exceptions stay inside.
+T10. The account of every handle balances.
+
+Time-outs are seconds: ``None`` waits, ``0`` never waits. Handles are thread-safe unless said otherwise, are context
+managers, and raise ``ClosedError`` after ``close()``. Local groups gate the writer, see ``TopicSpec.policy``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from comux.account import AccountSnapshot
+from comux.records import Headers, Record
+
+Start = int | float | Literal["end", "beginning", "keyframe"] | Callable[[Record], bool]
+"""Where a consumer without a committed position begins.
+
+``"end"``, ``"beginning"``; an ``int`` offset; a ``float`` Unix time in seconds (the first record at or after it);
+``"keyframe"``: the newest record flagged ``KEYFRAME``, else the end; a predicate: the first retained record for which it
+is true, else the end.
+"""
+OnEnd = Literal["stop", "wait"]
+Policy = Literal["wait", "drop_oldest", "drop_newest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do. Asking for an absent one raises ``UnsupportedError`` with the capability's name."""
+
+    record_sharing: (
+        bool  #: members of a group share record by record; a dead member's go to another, ``redelivered``
+    )
+    views: bool  #: ``views=True``: zero-copy values
+    observer_without_reading: bool  #: ``observer`` looks at the newest record without being a consumer
+    counted_end: bool  #: the last of k producers' clean closes ends the stream (``TopicSpec.end="auto"``)
+    exact_loss: bool  #: ``skipped`` is exact; else at most
+    dense_offsets: bool  #: offsets have no holes
+    durable: bool  #: records survive the machine
+    cross_process: bool  #: handles in other processes see the same topics
+    timestamp_resolution_ns: int  #: 1 locally, 1_000_000 on Kafka
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """How a topic is made. Engines ignore what they have no use for, and say so in their docs.
+
+    Attributes:
+        name: Letters, digits, ``.``, ``_``, ``-``; at most 100.
+        records: How many records are retained (ring slots).
+        data_bytes: Bytes retained for topics of variable records; ``None``: the engine's default (64 MiB locally).
+        dtype: Makes a typed topic of fixed records: each value is an array of this dtype and ``shape``.
+        shape: Shape of one record of a typed topic.
+        policy: What a full topic does when a gating group is behind.
+        writers: ``"one"`` is faster and refuses a second living producer; ``"many"``.
+        end: ``"auto"``: the last living producer's clean close ends the stream; ``"explicit"``: only ``end()``.
+        group_grace: Seconds after which a group without a living member stops gating, unless it is durable.
+        metadata: JSON-ready facts kept with the topic (for example codec, width, height).
+        first_offset: Where offsets begin; for tests.
+    """
+
+    name: str
+    records: int = 1024
+    data_bytes: int | None = None
+    dtype: npt.DTypeLike | None = None
+    shape: tuple[int, ...] = ()
+    policy: Policy = "wait"
+    writers: Literal["one", "many"] = "many"
+    end: Literal["explicit", "auto"] = "explicit"
+    group_grace: float = 10.0
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    first_offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    """A topic as it stands: ``[log_start, high_water)`` is readable."""
+
+    spec: TopicSpec
+    log_start: int
+    high_water: int
+    epoch: int
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GroupInfo:
+    """A consumer group. ``lag`` = high-water mark - committed, in records."""
+
+    name: str
+    topic: str
+    committed: int
+    lag: int
+    members: int
+    durable: bool = False
+    suspended: bool = False
+
+
+class Handle(ABC):
+    """What every handle shares."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything; callable from any thread, twice, and while another thread waits in this handle."""
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class SendFuture(ABC):
+    """The fate of one ``send``."""
+
+    @abstractmethod
+    def done(self) -> bool: ...
+
+    @abstractmethod
+    def result(self, timeout: float | None = None) -> int | None:
+        """Offset of the record; ``None`` where the topic's ``drop_newest`` dropped it.
+
+        Raises:
+            WaitTimeoutError, DeliveryError (with the cause).
+        """
+
+    @abstractmethod
+    def exception(self, timeout: float | None = None) -> BaseException | None: ...
+
+    @abstractmethod
+    def add_done_callback(self, fn: Callable[[SendFuture], None]) -> None:
+        """Call ``fn`` once the fate is known; at once if it is."""
+
+
+class Claim(ABC):
+    """A place in the topic that is written in place: leaving the ``with`` normally publishes, an exception aborts."""
+
+    buffer: memoryview
+    offset: int | None
+
+    @property
+    @abstractmethod
+    def array(self) -> npt.NDArray[Any]:
+        """Writable array: of the topic's dtype and shape, or ``uint8 (nbytes,)``. Not to be touched after commit."""
+
+    @abstractmethod
+    def commit(
+        self,
+        used: int | None = None,
+        *,
+        key: bytes | None = None,
+        headers: Headers = (),
+        timestamp_ns: int | None = None,
+        flags: int = 0,
+    ) -> int: ...
+
+    @abstractmethod
+    def abort(self) -> None: ...
+
+    @abstractmethod
+    def __enter__(self) -> Claim: ...
+
+    @abstractmethod
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None: ...
+
+
+class Producer(Handle):
+    """Writes records to one topic."""
+
+    topic: str
+
+    @abstractmethod
+    def send(
+        self,
+        value: Any,
+        *,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        timestamp_ns: int | None = None,
+        flags: int = 0,
+        timeout: float | None = None,
+    ) -> SendFuture:
+        """Publish a snapshot of ``value`` (any C-contiguous buffer, an array on typed topics, or ``None``).
+
+        Waits at most ``timeout`` seconds for room.
+
+        Raises:
+            WaitTimeoutError: no room in time. RecordTooLargeError: names the limit. ClosedError.
+        """
+
+    @abstractmethod
+    def send_many(self, values: Any, *, timestamp_ns: int | None = None, timeout: float | None = None) -> int:
+        """Publish a run (typed topics: an array ``(k, *shape)``; else a sequence of buffers); returns the first offset."""
+
+    @abstractmethod
+    def claim(self, nbytes: int | None = None, *, timeout: float | None = None) -> Claim | None:
+        """Reserve room (one typed record, or ``nbytes``) to write in place; ``None``: ``drop_newest`` dropped it."""
+
+    @abstractmethod
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until every earlier ``send`` has a fate; raises ``DeliveryError`` for those that failed."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """End the stream: closes the epoch, consumers see the end after the last record."""
+
+    @abstractmethod
+    def account(self) -> AccountSnapshot:
+        """received = records offered; delivered = published; dropped: ``drop_newest``, ``aborted``, ``failed``."""
+
+
+class Consumer(Handle):
+    """Reads one or several topics; lossy without a group, gating member of a group with one.
+
+    Methods that concern one topic take ``topic``, which may be left out where the consumer reads only one.
+    """
+
+    topics: tuple[str, ...]
+    group: str | None
+
+    @abstractmethod
+    def poll(self, timeout: float | None = None, max_records: int = 1) -> list[Record]:
+        """Return up to ``max_records`` records, oldest first per topic; waits for the first.
+
+        Returns:
+            A list, empty when ``timeout`` passed, on ``wakeup()``, or while everything is paused.
+
+        Raises:
+            EndOfStream: every topic ended (``on_end="stop"``). ClosedError. UnknownTopicError: the topic was deleted.
+        """
+
+    @abstractmethod
+    def wakeup(self) -> None:
+        """Make a ``poll`` that waits now, or the next one, return an empty list at once. From any thread."""
+
+    @abstractmethod
+    def seek(self, offset: int, topic: str | None = None) -> None:
+        """Continue at ``offset``, forwards or backwards; what is jumped over appears in the next record's ``skipped``."""
+
+    @abstractmethod
+    def seek_to_beginning(self, topic: str | None = None) -> None: ...
+
+    @abstractmethod
+    def seek_to_end(self, topic: str | None = None) -> None: ...
+
+    @abstractmethod
+    def position(self, topic: str | None = None) -> int:
+        """Offset of the next record to be read."""
+
+    @abstractmethod
+    def beginning_offset(self, topic: str | None = None) -> int:
+        """Oldest readable offset (log start)."""
+
+    @abstractmethod
+    def end_offset(self, topic: str | None = None) -> int:
+        """High-water mark. Cheap: no round trip."""
+
+    @abstractmethod
+    def offset_for_time(self, timestamp: float, topic: str | None = None) -> int | None:
+        """First retained offset whose timestamp is at or after ``timestamp`` (Unix seconds)."""
+
+    @abstractmethod
+    def newest_keyframe(self, topic: str | None = None) -> int | None:
+        """Newest retained offset at or after the position flagged ``KEYFRAME``; ``None``: none is known."""
+
+    @abstractmethod
+    def lag(self, topic: str | None = None) -> int:
+        """High-water mark - position, in records."""
+
+    @abstractmethod
+    def lag_seconds(self, topic: str | None = None) -> float:
+        """Age of the next unread record; 0.0 where there is none."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Groups: acknowledge everything this handle was handed."""
+
+    @abstractmethod
+    def ack(self, record: Record) -> None: ...
+
+    @abstractmethod
+    def nack(self, record: Record) -> None:
+        """Give one record back for redelivery (capability ``record_sharing``)."""
+
+    @abstractmethod
+    def committed(self, topic: str | None = None) -> int | None:
+        """Where the group would resume; ``None`` without a group."""
+
+    @abstractmethod
+    def pause(self, topic: str | None = None) -> None:
+        """Stop handing out records of ``topic`` (``None``: all) on this handle. A paused poll waits without CPU."""
+
+    @abstractmethod
+    def resume(self, topic: str | None = None) -> None: ...
+
+    @abstractmethod
+    def ended(self, topic: str | None = None) -> bool:
+        """Whether the epoch being read has ended and everything of it was read."""
+
+    @abstractmethod
+    def metrics(self) -> Mapping[str, float]:
+        """Numbers under kafka-python's names: ``records-lag-max``, ``records-consumed-total``, ``bytes-consumed-total``."""
+
+    @abstractmethod
+    def account(self) -> AccountSnapshot:
+        """received = offsets passed since the start; delivered = handed out (groups: acknowledged, the rest ``held``);
+        dropped: ``lapped``, ``jumped``, ``aborted``."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Record]:
+        """Records until the end; waits."""
+
+
+class Observer(Handle):
+    """Looks at the newest record without reading; slows nobody."""
+
+    @abstractmethod
+    def latest(self) -> Record | None:
+        """The newest record, a validated copy; ``None`` where there is none yet. Never waits."""
+
+
+class Broker(Handle):
+    """One engine at one address; the factory of every handle. Closing it closes them."""
+
+    address: str
+    capabilities: Capabilities
+
+    @abstractmethod
+    def create_topic(self, spec: TopicSpec, *, exist_ok: bool = False) -> TopicInfo:
+        """Make a topic.
+
+        Raises:
+            TopicExistsError (unless ``exist_ok``, and then where dtype or shape differ), NoSpaceError, ConfigError.
+        """
+
+    @abstractmethod
+    def topics(self) -> list[str]: ...
+
+    @abstractmethod
+    def topic(self, name: str) -> TopicInfo:
+        """Facts of a topic; raises ``UnknownTopicError``."""
+
+    @abstractmethod
+    def delete_topic(self, name: str, *, force: bool = False) -> None:
+        """Remove a topic; refused with ``TopicBusyError`` while somebody alive uses it, unless ``force``."""
+
+    @abstractmethod
+    def producer(self, topic: str, *, name: str = "") -> Producer: ...
+
+    @abstractmethod
+    def consumer(
+        self,
+        topics: str | Sequence[str],
+        *,
+        group: str | None = None,
+        start: Start = "end",
+        on_end: OnEnd = "stop",
+        views: bool = False,
+        durable: bool = False,
+        name: str = "",
+    ) -> Consumer: ...
+
+    @abstractmethod
+    def observer(self, topic: str) -> Observer: ...
+
+    @abstractmethod
+    def record_at(self, topic: str, offset: int) -> Record | None:
+        """A validated copy of one retained record; ``None`` where it is not readable."""
+
+    @abstractmethod
+    def groups(self, topic: str) -> list[GroupInfo]: ...
+
+    @abstractmethod
+    def delete_group(self, topic: str, group: str) -> None: ...
+
+
+def dtype_of(spec: TopicSpec) -> np.dtype[Any] | None:
+    """The numpy dtype of a typed topic, ``None`` for variable records."""
+    return None if spec.dtype is None else np.dtype(spec.dtype)

@@ -1,0 +1,172 @@
+"""Pixels: from the codec's planes to the array a user asked for.
+
+A ``Converter`` is made once per picture layout (format, size, colour tags) and used for every picture of that layout.
+It may be shared by threads; one *frame* must not be converted by two threads at once, because libswscale's binding
+swaps the frame's colour tags while it works.
+
+Colour: the tags of the stream are honoured (BT.601, BT.709, BT.2020, FCC, SMPTE 240M; limited or full range). A stream
+without a matrix tag is taken as BT.601 and one without a range tag as limited, which is what FFmpeg, OpenCV and PyAV
+assume. ``bgr24``, ``rgb24`` and ``gray`` arrays are full range (black is 0, white is 255); ``planes`` are the camera's
+own values, untouched.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+from comux.errors import ConfigError
+
+from .interface import ArrayFormat
+
+# AVColorSpace (ITU-T H.273 MatrixCoefficients), as ``VideoFrame.colorspace`` gives it, to libswscale's names.
+_MATRIX: Final[dict[int, int]] = {
+    1: Colorspace.ITU709,
+    4: Colorspace.FCC,
+    5: Colorspace.ITU601,
+    6: Colorspace.ITU601,
+    7: Colorspace.SMPTE240M,
+    9: Colorspace.BT2020,
+    10: Colorspace.BT2020,
+}
+_FULL_RANGE_FORMATS: Final = ("yuvj420p", "yuvj422p", "yuvj444p", "yuvj440p", "yuvj411p")
+_SWS_FORMAT: Final[dict[str, str]] = {"bgr24": "bgr24", "rgb24": "rgb24", "gray": "gray", "planes": "yuv420p"}
+_UINT8: Final = np.dtype(np.uint8)
+
+
+def array_spec(array_format: ArrayFormat, width: int, height: int) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an array of ``array_format`` showing ``width`` x ``height`` pixels.
+
+    Odd sizes have no ``planes`` (chroma is half the size): the last column or row is left out.
+
+    Raises:
+        ConfigError: ``array_format`` is not one that video becomes.
+    """
+    if array_format in ("bgr24", "rgb24"):
+        return (height, width, 3), _UINT8
+    if array_format == "gray":
+        return (height, width), _UINT8
+    if array_format == "planes":
+        return (height // 2 * 3, width // 2 * 2), _UINT8
+    raise ConfigError(f"array_format {array_format!r}: video becomes bgr24, rgb24, gray or planes")
+
+
+class Converter:
+    """Converts frames of one layout into arrays of one layout.
+
+    Attributes:
+        spec: Shape and dtype of what ``convert`` returns.
+    """
+
+    def __init__(
+        self,
+        frame_format: str,
+        src_w: int,
+        src_h: int,
+        colorspace: int,
+        color_range: int,
+        array_format: ArrayFormat,
+        width: int | None,
+        height: int | None,
+    ) -> None:
+        self.frame_format = frame_format
+        self.source_size = (src_w, src_h)
+        self.array_format = array_format
+        target_w, target_h = width or src_w, height or src_h
+        if array_format == "planes":
+            if (width or 0) % 2 or (height or 0) % 2:
+                raise ConfigError(f"planes of {target_w}x{target_h}: chroma has half the size, choose even W and H")
+            target_w, target_h = max(2, target_w // 2 * 2), max(2, target_h // 2 * 2)
+        self.spec = array_spec(array_format, target_w, target_h)
+        self.full_range = color_range == ColorRange.JPEG or frame_format in _FULL_RANGE_FORMATS
+        self._matrix = _MATRIX.get(colorspace, Colorspace.ITU601)
+        self._size = (target_w, target_h)
+        smaller = target_w < src_w or target_h < src_h
+        self._interpolation = Interpolation.AREA if smaller else Interpolation.BILINEAR
+        # libswscale contexts are not thread-safe; each conversion borrows one.
+        self._reformatters: deque[VideoReformatter] = deque()
+
+    def convert(self, frame: av.VideoFrame, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """Convert one frame; releases the GIL during the work.
+
+        Args:
+            frame: Of the layout the converter was made for.
+            out: Written in place where given; exactly ``spec``'s shape and dtype, C-contiguous.
+
+        Returns:
+            ``out``, or a fresh array that shares nothing with the frame.
+
+        Raises:
+            ValueError: the frame has another format or size, or ``out`` another shape, dtype or memory order.
+        """
+        if (frame.width, frame.height) != self.source_size or frame.format.name != self.frame_format:
+            raise ValueError(
+                f"frame is {frame.format.name} {frame.width}x{frame.height}, converter was made for "
+                f"{self.frame_format} {self.source_size[0]}x{self.source_size[1]}"
+            )
+        shape, dtype = self.spec
+        if out is None:
+            out = np.empty(shape, dtype)
+        elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+            raise ValueError(f"out is {out.dtype} {out.shape}, needs C-contiguous {dtype} {shape}")
+        self._swscale(frame, out)
+        return out
+
+    def _swscale(self, frame: av.VideoFrame, out: npt.NDArray[Any]) -> None:
+        try:
+            reformatter = self._reformatters.pop()
+        except IndexError:
+            reformatter = VideoReformatter()
+        source_range = ColorRange.JPEG if self.full_range else ColorRange.MPEG
+        done = reformatter.reformat(
+            frame,
+            width=self._size[0],
+            height=self._size[1],
+            format=_SWS_FORMAT[self.array_format],
+            src_colorspace=self._matrix,
+            dst_colorspace=self._matrix,
+            interpolation=self._interpolation,
+            src_color_range=source_range,
+            dst_color_range=source_range if self.array_format == "planes" else ColorRange.JPEG,
+            threads=1,
+        )
+        self._reformatters.append(reformatter)
+        rows = 0
+        flat = out.reshape(-1)
+        for plane in done.planes:
+            line = plane.width * (3 if self.array_format in ("bgr24", "rgb24") else 1)
+            n = line * plane.height
+            picture = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, :line]
+            flat[rows : rows + n].reshape(plane.height, line)[:] = picture
+            rows += n
+
+
+def converter(
+    frame_format: str,
+    src_w: int,
+    src_h: int,
+    colorspace: int,
+    color_range: int,
+    array_format: ArrayFormat = "bgr24",
+    width: int | None = None,
+    height: int | None = None,
+) -> Converter:
+    """Make the converter for frames of one layout.
+
+    Args:
+        frame_format: ``frame.format.name``.
+        src_w, src_h: ``frame.width``, ``frame.height`` in pixels.
+        colorspace: ``frame.colorspace`` (H.273 matrix coefficients; 2 is "unspecified").
+        color_range: ``frame.color_range`` (0 unspecified, 1 limited, 2 full).
+        array_format: ``bgr24``, ``rgb24``, ``gray`` or ``planes``.
+        width, height: Size of the arrays in pixels; ``None``: the source's.
+
+    Raises:
+        ConfigError: video does not become this ``array_format``, or an odd size was asked for with ``planes``.
+    """
+    return Converter(frame_format, src_w, src_h, colorspace, color_range, array_format, width, height)

@@ -49,6 +49,10 @@ class UnknownActionError(ComuxError, LookupError):
     """A control command names an action nobody defined."""
 
 
+class HeaderError(ComuxError, ValueError, TypeError):
+    """A result cannot be sent as a header, or headers cannot be decoded; the message names the header."""
+
+
 class CommandError(ComuxError, ValueError):
     """A control command is malformed, expired or not allowed; it changed nothing."""
 

@@ -1,0 +1,57 @@
+# comux. `make demo` and `make test` need nothing but Python 3.11+ with its headers and a C compiler.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+SECONDS ?= 60
+SEED ?=
+RUN := $(VENV)/bin/python
+export PYTHONDONTWRITEBYTECODE ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-here test-others check bench torture clean setup dev
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:
+	@scripts/setup-venv $(PYTHON) $(VENV) $$([ -f $(VENV)/.dev ] && echo requirements-dev.txt || echo requirements.txt)
+
+dev:
+	@mkdir -p $(VENV).lock && rmdir $(VENV).lock
+	@scripts/setup-venv $(PYTHON) $(VENV) requirements-dev.txt
+	@touch $(VENV)/.dev
+
+demo: setup  ## four synthetic cameras, decoded, looked at, results re-emitted; pass options: make demo ARGS="--seconds 10"
+	@$(VENV)/bin/comux demo $(ARGS)
+
+test: test-here test-others  ## every test, on every interpreter found
+
+test-here: dev
+	@cd tests && COMUX_TEST_INSTALLED=1 ../$(VENV)/bin/pytest -q -p no:cacheprovider -m "not torture" $(ARGS)
+
+test-others:
+	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	scripts/other-pythons $$version | while read -r v path; do \
+	    scripts/setup-venv $$path $(VENV)-$$v requirements-dev.txt && \
+	    (cd tests && COMUX_TEST_INSTALLED=1 ../$(VENV)-$$v/bin/pytest -q -p no:cacheprovider -m "core and not torture") || exit 1; \
+	done
+
+check: dev  ## style, types, layers, C warnings as errors
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@PYTHONPATH=. $(VENV)/bin/lint-imports --no-cache
+	@build=$$(mktemp -d) && trap 'rm -rf "$$build"' EXIT && \
+	    COMUX_C_STRICT=1 $(RUN) setup.py -q build_ext --force --build-lib "$$build" --build-temp "$$build" >/dev/null && \
+	    echo "C: no warnings"
+
+bench: dev  ## ring and video beside their rivals, in one run
+	@$(RUN) benchmarks/run.py $(ARGS)
+
+torture: dev  ## the long tests and the ring's torture: make torture SECONDS=600 SEED=7
+	@cd tests && COMUX_TEST_INSTALLED=1 COMUX_TORTURE_SECONDS=$(SECONDS) COMUX_TORTURE_SEED=$(SEED) \
+	    ../$(VENV)/bin/pytest -q -p no:cacheprovider -s -m torture --timeout=0 $(ARGS)
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) $(VENV)-3.* build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find comux -name '*.so' -delete

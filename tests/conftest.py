@@ -1,0 +1,84 @@
+"""What holds for every test: the built package is what runs, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import comux
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SHM = Path("/dev/shm")
+
+
+def pytest_report_header() -> str:
+    return f"comux {comux.__version__} from {Path(comux.__file__).parent}"
+
+
+def pytest_configure() -> None:
+    installed = CHECKOUT / "comux" != Path(comux.__file__).resolve().parent
+    if os.environ.get("COMUX_TEST_INSTALLED") and not installed:
+        raise pytest.UsageError(f"tests must run the installed comux, not {comux.__file__}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_shared_memory() -> Iterator[Path]:
+    """All topics of the run live in one private folder, which must be empty of living things at the end."""
+    base = Path(tempfile.mkdtemp(prefix="comux-test-", dir=SHM if SHM.is_dir() else None))
+    old = os.environ.get("COMUX_DIR")
+    os.environ["COMUX_DIR"] = str(base)
+    yield base
+    if old is None:
+        del os.environ["COMUX_DIR"]
+    else:
+        os.environ["COMUX_DIR"] = old
+    shutil.rmtree(base)
+
+
+def _children() -> set[int]:
+    tasks = Path("/proc/self/task")
+    return {int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
+
+
+def _threads() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if t.name.startswith("comux")}
+
+
+def _shared() -> set[str]:
+    return {p.name for p in SHM.iterdir() if "comux" in p.name} if SHM.is_dir() else set()
+
+
+def _descriptors() -> set[str]:
+    """Open descriptors of comux's own files (by target, so that numbers being reused do not matter)."""
+    found = set()
+    for fd in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(fd.readlink())
+        except OSError:
+            continue
+        if "comux" in target:
+            found.add(f"{fd.name} -> {target}")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """Threads, child processes, shared-memory folders and descriptors are after a test what they were before."""
+    looks = {"child processes": _children, "threads": _threads, "shared memory": _shared, "descriptors": _descriptors}
+    before = {what: look() for what, look in looks.items()}
+    yield
+    deadline = time.monotonic() + 10
+    left: dict[str, set[object]] = {}
+    while time.monotonic() < deadline:
+        left = {what: set(look() - before[what]) for what, look in looks.items()}  # type: ignore[operator]
+        if not any(left.values()):
+            return
+        threading.Event().wait(0.02)
+    pytest.fail("left behind: " + "; ".join(f"{what}: {sorted(map(str, x))}" for what, x in left.items() if x))

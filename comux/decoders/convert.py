@@ -23,6 +23,9 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from comux.errors import ConfigError
 
 from .interface import ArrayFormat
+from .pool import ArrayPool
+
+__all__ = ["ArrayPool", "Converter", "array_spec", "converter"]
 
 # AVColorSpace (ITU-T H.273 MatrixCoefficients), as ``VideoFrame.colorspace`` gives it, to libswscale's names.
 _MATRIX: Final[dict[int, int]] = {

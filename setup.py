@@ -17,9 +17,7 @@ if sys.platform.startswith("linux"):
         common = {"depends": glob("comux/ring/_core/*.h"), "extra_compile_args": FLAGS}
         extensions.append(Extension("comux.ring._ring", ring, **common))
         # The same sources with the crash points compiled in: what the crash tests load, never a user.
-        extensions.append(
-            Extension("comux.ring._ring_failpoints", ring, define_macros=FAILPOINTS, **common)
-        )
+        extensions.append(Extension("comux.ring._ring_failpoints", ring, define_macros=FAILPOINTS, **common))
 convert = sorted(glob("comux/decoders/_kernel/*.c"))
 if convert:
     extensions.append(

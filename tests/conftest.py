@@ -23,7 +23,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_configure() -> None:
-    installed = CHECKOUT / "comux" != Path(comux.__file__).resolve().parent
+    installed = Path(comux.__file__).resolve().parent != CHECKOUT / "comux"
     if os.environ.get("COMUX_TEST_INSTALLED") and not installed:
         raise pytest.UsageError(f"tests must run the installed comux, not {comux.__file__}")
 

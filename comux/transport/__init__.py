@@ -1,1 +1,44 @@
+"""Topics: one interface over several engines, found by address.
 
+Lives here: the interface every engine keeps (``interface``), addresses (``address``), the table of engines
+(``engines``), and the engines themselves: ``local`` (shared memory) and ``memory`` (one process, for tests).
+May import: ``comux.ring``, ``comux.records``, ``comux.account``, ``comux.errors``, numpy.
+Must never know: codecs, sources, batches.
+"""
+
+from __future__ import annotations
+
+from .address import Address, parse_address
+from .engines import connect, register_engine, schemes
+from .interface import (
+    Broker,
+    Capabilities,
+    Claim,
+    Consumer,
+    GroupInfo,
+    Observer,
+    Producer,
+    SendFuture,
+    Start,
+    TopicInfo,
+    TopicSpec,
+)
+
+__all__ = [
+    "Address",
+    "Broker",
+    "Capabilities",
+    "Claim",
+    "Consumer",
+    "GroupInfo",
+    "Observer",
+    "Producer",
+    "SendFuture",
+    "Start",
+    "TopicInfo",
+    "TopicSpec",
+    "connect",
+    "parse_address",
+    "register_engine",
+    "schemes",
+]

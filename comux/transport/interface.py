@@ -42,8 +42,8 @@ Start = int | float | Literal["end", "beginning", "keyframe"] | Callable[[Record
 """Where a consumer without a committed position begins.
 
 ``"end"``, ``"beginning"``; an ``int`` offset; a ``float`` Unix time in seconds (the first record at or after it);
-``"keyframe"``: the newest record flagged ``KEYFRAME``, else the end; a predicate: the first retained record for which it
-is true, else the end.
+``"keyframe"``: the newest record flagged ``KEYFRAME``, else the end; a predicate: the first retained record for which
+it is true, else the end.
 """
 OnEnd = Literal["stop", "wait"]
 Policy = Literal["wait", "drop_oldest", "drop_newest"]
@@ -53,9 +53,7 @@ Policy = Literal["wait", "drop_oldest", "drop_newest"]
 class Capabilities:
     """What an engine can do. Asking for an absent one raises ``UnsupportedError`` with the capability's name."""
 
-    record_sharing: (
-        bool  #: members of a group share record by record; a dead member's go to another, ``redelivered``
-    )
+    record_sharing: bool  #: members of a group share record by record; a dead member's go to another, ``redelivered``
     views: bool  #: ``views=True``: zero-copy values
     observer_without_reading: bool  #: ``observer`` looks at the newest record without being a consumer
     counted_end: bool  #: the last of k producers' clean closes ends the stream (``TopicSpec.end="auto"``)
@@ -119,6 +117,7 @@ class GroupInfo:
     members: int
     durable: bool = False
     suspended: bool = False
+    lost: int = 0  #: records overwritten before the group had finished them (``drop_oldest``, suspension)
 
 
 class Handle(ABC):
@@ -131,9 +130,7 @@ class Handle(ABC):
     def __enter__(self) -> Any:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
 
@@ -219,7 +216,12 @@ class Producer(Handle):
 
     @abstractmethod
     def send_many(self, values: Any, *, timestamp_ns: int | None = None, timeout: float | None = None) -> int:
-        """Publish a run (typed topics: an array ``(k, *shape)``; else a sequence of buffers); returns the first offset."""
+        """Publish a run: an array ``(k, *shape)`` on typed topics, else a sequence of buffers.
+
+        Returns:
+            The first offset. Records that ``drop_newest`` dropped are counted; where it dropped all, the
+            high-water mark.
+        """
 
     @abstractmethod
     def claim(self, nbytes: int | None = None, *, timeout: float | None = None) -> Claim | None:
@@ -264,7 +266,11 @@ class Consumer(Handle):
 
     @abstractmethod
     def seek(self, offset: int, topic: str | None = None) -> None:
-        """Continue at ``offset``, forwards or backwards; what is jumped over appears in the next record's ``skipped``."""
+        """Continue at ``offset``, forwards or backwards; what is jumped over appears in the next record's ``skipped``.
+
+        An offset beyond the end waits there; one before the log start counts what is gone as lapped. Groups whose
+        members share records (``record_sharing``) have one position for all: ``UnsupportedError``.
+        """
 
     @abstractmethod
     def seek_to_beginning(self, topic: str | None = None) -> None: ...
@@ -328,7 +334,7 @@ class Consumer(Handle):
 
     @abstractmethod
     def metrics(self) -> Mapping[str, float]:
-        """Numbers under kafka-python's names: ``records-lag-max``, ``records-consumed-total``, ``bytes-consumed-total``."""
+        """kafka-python's names: ``records-lag-max``, ``records-consumed-total``, ``bytes-consumed-total``."""
 
     @abstractmethod
     def account(self) -> AccountSnapshot:
@@ -353,6 +359,7 @@ class Broker(Handle):
 
     address: str
     capabilities: Capabilities
+    default_topic: str | None = None  #: the topic the address named, if it named one
 
     @abstractmethod
     def create_topic(self, spec: TopicSpec, *, exist_ok: bool = False) -> TopicInfo:

@@ -57,6 +57,7 @@ class Capabilities:
     views: bool  #: ``views=True``: zero-copy values
     observer_without_reading: bool  #: ``observer`` looks at the newest record without being a consumer
     counted_end: bool  #: the last of k producers' clean closes ends the stream (``TopicSpec.end="auto"``)
+    gating: bool  #: groups hold the writer back: ``policy`` and ``group_grace`` mean something
     exact_loss: bool  #: ``skipped`` is exact; else at most
     dense_offsets: bool  #: offsets have no holes
     durable: bool  #: records survive the machine

@@ -40,6 +40,7 @@ CAPABILITIES = Capabilities(
     views=True,
     observer_without_reading=True,
     counted_end=True,
+    gating=True,
     exact_loss=True,
     dense_offsets=True,
     durable=False,

@@ -99,6 +99,7 @@ class MemoryConsumer(Consumer):
         self.topics = tuple(log.spec.name for log in logs)
         self.group = group
         self._store = store
+        self._stops = on_end == "stop"
         self._views = views
         self._forget = forget
         self._ready = threading.Condition(store.lock)
@@ -163,7 +164,7 @@ class MemoryConsumer(Consumer):
                 out = self._gather(max_records)
                 if out:
                     return out
-                if all(cursor.ended(self) for cursor in self._cursors.values()):
+                if self._stops and all(cursor.ended(self) for cursor in self._cursors.values()):
                     raise self._end()
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:

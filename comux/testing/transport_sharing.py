@@ -1,0 +1,382 @@
+"""T4: groups. Everything from their start, at least once; shared among members; held until acknowledged; gating."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comux.errors import ConfigError, EndOfStream, StaleLeaseError, TopicBusyError, UnsupportedError, WaitTimeoutError
+from comux.records import KEYFRAME, Record
+from comux.transport import Broker, Consumer, TopicSpec
+
+from .transport_base import WAIT, Background, ContractBase, eventually, linger, take, values
+
+
+class SharingContract(ContractBase):
+    """Groups, acknowledgement, redelivery, start, back-pressure."""
+
+    # -- where a group begins --------------------------------------------------------------------------------------
+
+    def test_t4_a_group_sees_everything_from_its_start(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        with broker.consumer(topic, group="g", start="beginning") as consumer:
+            offsets = self.fill(broker, topic, 50)
+            assert [record.offset for record in take(consumer, 50)] == offsets
+            consumer.commit()
+            assert consumer.committed() == offsets[-1] + 1
+            assert consumer.poll(0) == []
+
+    def test_t4_a_group_goes_on_after_all_its_handles_closed(self, broker: Broker, place: Path) -> None:
+        topic = self.make(broker)
+        self.fill(broker, topic, 10)
+        with self.make_broker(place) as other:
+            with other.consumer(topic, group="g", start="beginning") as consumer:
+                assert values(take(consumer, 4)) == [b"0", b"1", b"2", b"3"]
+                consumer.commit()
+                position = consumer.committed()
+                assert values(take(consumer, 2)) == [b"4", b"5"]  # handed out, never acknowledged
+            listed = {group.name: group for group in other.groups(topic)}
+            assert listed["g"].committed == position
+        with broker.consumer(topic, group="g", start="end") as consumer:  # start is for new groups only
+            assert consumer.committed() == position
+            records = take(consumer, 6)
+        assert values(records) == [b"4", b"5", b"6", b"7", b"8", b"9"]
+
+    def test_t4_every_group_gets_every_record(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        with (
+            broker.consumer(topic, group="a", start="beginning") as a,
+            broker.consumer(topic, group="b", start="beginning") as b,
+            broker.consumer(topic, start="beginning") as lossy,
+        ):
+            self.fill(broker, topic, 20)
+            expected = [b"%d" % i for i in range(20)]
+            assert values(take(a, 20)) == values(take(b, 20)) == values(take(lossy, 20)) == expected
+        assert {group.name for group in broker.groups(topic)} == {"a", "b"}
+
+    @pytest.mark.parametrize("group", [None, "g"])
+    @pytest.mark.parametrize(
+        "start,expected",
+        [
+            ("beginning", 0),
+            ("end", None),
+            ("keyframe", 6),
+            (104.5, 5),
+            (999.0, None),
+            (lambda record: record.value == b"3", 3),
+            (lambda record: False, None),
+        ],
+        ids=["beginning", "end", "keyframe", "time", "future", "predicate", "never"],
+    )
+    def test_t4_start_forms(self, broker: Broker, group: str | None, start: Any, expected: int | None) -> None:
+        topic = self.make(broker)
+        with broker.producer(topic) as producer:
+            for i in range(10):
+                flags = KEYFRAME if i in (2, 6) else 0
+                producer.send(b"%d" % i, timestamp_ns=(100 + i) * 10**9, flags=flags).result(WAIT)
+            with broker.consumer(topic, group=group, start=start) as consumer:
+                producer.send(b"later", timestamp_ns=200 * 10**9).result(WAIT)
+                record = take(consumer, 1)[0]
+                assert record.value == (b"later" if expected is None else b"%d" % expected)
+                assert record.skipped == 0
+
+    def test_t4_start_at_an_offset(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        offsets = self.fill(broker, topic, 10)
+        for group in (None, "g"):
+            with broker.consumer(topic, group=group, start=offsets[7]) as consumer:
+                assert consumer.position() == offsets[7]
+                assert [record.offset for record in take(consumer, 3)] == offsets[7:]
+
+    def test_t4_keyframe_start_without_a_keyframe_is_the_end(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        self.fill(broker, topic, 3)
+        with broker.consumer(topic, start="keyframe") as consumer:
+            assert consumer.lag() == 0
+            self.fill(broker, topic, 1, first=99)
+            assert values(take(consumer, 1)) == [b"99"]
+
+    @pytest.mark.parametrize("start", ["middle", -1, True, None, b"end", float("nan")], ids=str)
+    def test_t4_an_unknown_start_is_refused(self, broker: Broker, start: Any) -> None:
+        topic = self.make(broker)
+        with pytest.raises(ConfigError, match="start"):
+            broker.consumer(topic, start=start)
+
+    # -- acknowledging ---------------------------------------------------------------------------------------------
+
+    def test_t4_acknowledging_one_by_one_in_any_order(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        offsets = self.fill(broker, topic, 4)
+        with broker.consumer(topic, group="g", start="beginning") as consumer:
+            records = take(consumer, 4)
+            assert consumer.account().held_total == 4
+            consumer.ack(records[2])
+            consumer.ack(records[0])
+            assert consumer.account().delivered == 2
+            with pytest.raises(StaleLeaseError, match=str(offsets[0])):
+                consumer.ack(records[0])
+            assert consumer.committed() == offsets[1]
+            consumer.ack(records[1])
+            assert consumer.committed() == offsets[3]
+            consumer.commit()
+            assert consumer.committed() == offsets[3] + 1
+            consumer.commit()
+            assert consumer.account().held_total == 0
+
+    def test_t4_what_was_given_back_comes_again(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        self.fill(broker, topic, 3)
+        with broker.consumer(topic, group="g", start="beginning") as consumer:
+            first = take(consumer, 3)
+            if self.absent(broker, "record_sharing", lambda: consumer.nack(first[1])):
+                return
+            assert not any(record.redelivered for record in first)
+            assert {record.delivery_count for record in first} == {1}
+            consumer.nack(first[1])
+            with pytest.raises(StaleLeaseError):
+                consumer.ack(first[1])
+            again = take(consumer, 1)[0]
+            assert (again.value, again.offset) == (b"1", first[1].offset)
+            assert again.redelivered
+            assert again.delivery_count == 2
+            consumer.commit()
+            assert consumer.poll(0) == []
+            assert consumer.account().balanced
+
+    def test_t4_members_share_record_by_record(self, broker: Broker) -> None:
+        topic = self.make(broker, records=512)
+        if not broker.capabilities.record_sharing:
+            return  # its absence is proved by test_t4_what_was_given_back_comes_again
+        with (
+            broker.consumer(topic, group="g", start="beginning") as a,
+            broker.consumer(topic, group="g", start="beginning") as b,
+        ):
+            threads = [Background(lambda m=member: self._work(m)) for member in (a, b)]  # type: ignore[misc]
+            with broker.producer(topic) as producer:
+                for i in range(300):
+                    producer.send(b"%d" % i).result(WAIT)
+                producer.end()
+            shares = [thread.result() for thread in threads]
+            assert sorted(shares[0] + shares[1]) == list(range(300))
+            assert a.account().balanced
+            assert b.account().balanced
+            assert a.account().delivered + b.account().delivered == 300
+
+    def _work(self, member: Consumer) -> list[int]:
+        out: list[int] = []
+        for record in member:
+            out.append(int(record.value))
+            member.ack(record)
+        return out
+
+    def test_t4_a_closing_members_records_go_to_another(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        if not broker.capabilities.record_sharing:
+            return
+        self.fill(broker, topic, 6)
+        with broker.consumer(topic, group="g", start="beginning") as stays:
+            with broker.consumer(topic, group="g", start="beginning") as leaves:
+                records = take(leaves, 4)
+                leaves.ack(records[0])
+                assert leaves.account().balanced
+            account = leaves.account()
+            assert account.balanced
+            assert account.held_total == 0
+            got = take(stays, 5)
+            assert sorted(int(record.value) for record in got) == [1, 2, 3, 4, 5]
+            assert {int(r.value): r.redelivered for r in got} == {1: True, 2: True, 3: True, 4: False, 5: False}
+
+    def test_t4_a_waiting_member_gets_what_a_closing_one_gives_back(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        if not broker.capabilities.record_sharing:
+            return
+        self.fill(broker, topic, 1)
+        with broker.consumer(topic, group="g", start="beginning") as stays:
+            with broker.consumer(topic, group="g", start="beginning") as leaves:
+                take(leaves, 1)
+                waiting = Background(lambda: stays.poll(WAIT))
+                linger()
+            records = waiting.result()
+            assert values(records) == [b"0"]
+            assert records[0].redelivered
+
+    def test_t4_the_end_comes_to_a_member_only_when_nothing_can_come_back(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        if not broker.capabilities.record_sharing:
+            return
+        with broker.producer(topic) as producer:
+            producer.send(b"only").result(WAIT)
+            producer.end()
+        with broker.consumer(topic, group="g", start="beginning") as idle:
+            with broker.consumer(topic, group="g", start="beginning") as busy:
+                take(busy, 1)
+                assert idle.poll(0) == []  # the other one may still give it back
+                assert not idle.ended()
+            assert values(take(idle, 1)) == [b"only"]
+            with pytest.raises(EndOfStream):  # held by itself: nothing can come back
+                idle.poll(WAIT)
+            idle.commit()
+            assert idle.ended()
+
+    def test_t4_acknowledging_without_a_group_is_refused(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        self.fill(broker, topic, 1)
+        with broker.consumer(topic, start="beginning") as consumer:
+            record = take(consumer, 1)[0]
+            assert consumer.committed() is None
+            for call in (consumer.commit, lambda: consumer.ack(record)):
+                with pytest.raises(ConfigError, match="group"):
+                    call()
+
+    def test_t4_groups_can_be_listed_and_deleted(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        offsets = self.fill(broker, topic, 5)
+        with broker.consumer(topic, group="g", start="beginning") as consumer:
+            take(consumer, 2)
+            consumer.commit()
+            group = broker.groups(topic)[0]
+            assert (group.name, group.topic, group.members) == ("g", topic, 1)
+            assert group.committed == offsets[2]
+            assert group.lag == 3
+            with pytest.raises(TopicBusyError, match="g"):
+                broker.delete_group(topic, "g")
+        broker.delete_group(topic, "g")
+        assert broker.groups(topic) == []
+        with broker.consumer(topic, group="g", start="beginning") as consumer:
+            assert values(take(consumer, 1)) == [b"0"]
+        with pytest.raises(ConfigError, match="other"):
+            broker.delete_group(topic, "other")
+
+    # -- gating ----------------------------------------------------------------------------------------------------
+
+    def test_t4_a_full_topic_makes_the_writer_wait_for_its_groups(self, broker: Broker) -> None:
+        if not broker.capabilities.gating:
+            return  # its absence is proved by the tests of drop_oldest and drop_newest
+        topic = self.make(broker, records=4)
+        with broker.consumer(topic, group="g", start="beginning") as consumer, broker.producer(topic) as producer:
+            for i in range(4):
+                producer.send(b"%d" % i, timeout=WAIT)
+            with pytest.raises(WaitTimeoutError, match="topic") as caught:
+                producer.send(b"no", timeout=0)
+            assert caught.value.retriable
+            began = time.monotonic()
+            with pytest.raises(WaitTimeoutError):
+                producer.send(b"no", timeout=0.1)
+            assert time.monotonic() - began >= 0.09
+            assert values(take(consumer, 4)) == [b"0", b"1", b"2", b"3"]
+            with pytest.raises(WaitTimeoutError):  # handed out is not finished
+                producer.send(b"no", timeout=0)
+            waiting = Background(lambda: producer.send(b"4", timeout=WAIT).result(WAIT))
+            linger()
+            consumer.commit()
+            assert waiting.result() is not None
+            assert values(take(consumer, 1)) == [b"4"]
+            account = producer.account()
+            assert account.balanced
+            assert account.delivered == 5
+
+    def test_t4_drop_newest_is_counted(self, broker: Broker) -> None:
+        spec = TopicSpec("topic", records=4, policy="drop_newest")
+        if self.absent(broker, "gating", lambda: broker.create_topic(spec)):
+            return
+        broker.create_topic(spec)
+        with (
+            broker.consumer("topic", group="g", start="beginning") as consumer,
+            broker.producer("topic") as producer,
+        ):
+            fates = [producer.send(b"%d" % i).result(0) for i in range(10)]
+            assert [fate is None for fate in fates] == [False] * 4 + [True] * 6
+            assert producer.claim(10) is None
+            account = producer.account()
+            assert account.balanced
+            assert (account.received, account.delivered, account.dropped["drop_newest"]) == (11, 4, 7)
+            assert values(take(consumer, 4)) == [b"0", b"1", b"2", b"3"]
+            consumer.commit()
+            assert producer.send(b"fits").result(0) == (fates[3] or 0) + 1
+
+    def test_t4_drop_oldest_is_counted(self, broker: Broker) -> None:
+        spec = TopicSpec("topic", records=4, policy="drop_oldest")
+        if self.absent(broker, "gating", lambda: broker.create_topic(spec)):
+            return
+        broker.create_topic(spec)
+        with (
+            broker.consumer("topic", group="g", start="beginning") as consumer,
+            broker.producer("topic") as producer,
+        ):
+            fates = [producer.send(b"%d" % i, timeout=WAIT).result(WAIT) for i in range(10)]
+            assert None not in fates
+            assert broker.groups("topic")[0].lost == 6
+            assert values(take(consumer, 4)) == [b"6", b"7", b"8", b"9"]
+            consumer.commit()
+            assert producer.account().delivered == 10
+            assert consumer.account().delivered == 4
+
+    def test_t4_an_abandoned_group_stops_gating_after_its_grace(self, broker: Broker) -> None:
+        if not broker.capabilities.gating:
+            return
+        topic = self.make(broker, records=4, group_grace=0.2)
+        broker.consumer(topic, group="gone", start="beginning").close()
+        with broker.producer(topic) as producer:
+            for i in range(12):
+                producer.send(b"%d" % i, timeout=WAIT)
+            eventually(lambda: broker.groups(topic)[0].suspended)
+        assert broker.groups(topic)[0].lost >= 8 - 1
+        with broker.consumer(topic, group="gone") as back:
+            assert not broker.groups(topic)[0].suspended
+            got = take(back, 4)
+            assert values(got)[-1] == b"11"
+
+    def test_t4_a_durable_group_gates_with_nobody_there(self, broker: Broker) -> None:
+        if not broker.capabilities.gating:
+            return
+        topic = self.make(broker, records=4, group_grace=0.05)
+        broker.consumer(topic, group="kept", start="beginning", durable=True).close()
+        with broker.producer(topic) as producer:
+            for i in range(4):
+                producer.send(b"%d" % i, timeout=WAIT)
+            with pytest.raises(WaitTimeoutError, match="kept"):
+                producer.send(b"no", timeout=0.3)
+        group = broker.groups(topic)[0]
+        assert group.durable
+        assert not group.suspended
+        with broker.consumer(topic, group="kept") as back:
+            assert values(take(back, 4)) == [b"0", b"1", b"2", b"3"]
+
+    def test_t4_one_writer_excludes_a_second(self, broker: Broker) -> None:
+        if not broker.capabilities.gating:
+            return
+        topic = self.make(broker, writers="one", records=8)
+        with broker.producer(topic) as first:
+            with pytest.raises(TopicBusyError, match=topic) as caught:
+                broker.producer(topic)
+            assert caught.value.retriable
+            first.send(b"1").result(WAIT)
+        self.fill(broker, topic, 1, first=2)
+        with broker.consumer(topic, start="beginning") as consumer:
+            assert values(take(consumer, 2)) == [b"1", b"2"]
+
+    # -- T8 --------------------------------------------------------------------------------------------------------
+
+    def test_t8_members_that_share_have_no_position(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        if not broker.capabilities.record_sharing:
+            return
+        offsets = self.fill(broker, topic, 4)
+        with broker.consumer(topic, group="g", start="beginning") as a:
+            assert a.position() == offsets[0]
+            with broker.consumer(topic, group="g") as b:
+                for call in (
+                    a.position,
+                    b.position,
+                    lambda: a.seek(0),
+                    a.seek_to_end,
+                    a.seek_to_beginning,
+                ):
+                    with pytest.raises(UnsupportedError, match="record_sharing"):
+                        call()
+                assert a.lag() == 4
+                records: list[Record] = take(b, 4)
+                assert len(records) == 4

@@ -1,0 +1,81 @@
+"""Addresses and the table of engines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from comux.errors import ConfigError, UnknownAddressError
+from comux.transport import Address, connect, parse_address, register_engine
+from comux.transport.engines import _engines
+
+
+@pytest.mark.parametrize(
+    "text,scheme,namespace,hosts,topic,query",
+    [
+        ("shm://", "shm", "", (), None, {}),
+        ("shm://lab", "shm", "lab", (), None, {}),
+        ("shm://lab/raw_cam1", "shm", "lab", (), "raw_cam1", {}),
+        ("shm:///raw_cam1", "shm", "", (), "raw_cam1", {}),
+        ("shm://lab?mode=0600&x=", "shm", "lab", (), None, {"mode": "0600", "x": ""}),
+        ("memory://x/topic", "memory", "x", (), "topic", {}),
+        ("kafka://b1:9092,b2:9093/raw", "kafka", "b1:9092,b2:9093", ("b1:9092", "b2:9093"), "raw", {}),
+        ("b1:9092, b2:9092", "kafka", "b1:9092,b2:9092", ("b1:9092", "b2:9092"), None, {}),
+        (["b1:9092", "[::1]:9092"], "kafka", "b1:9092,[::1]:9092", ("b1:9092", "[::1]:9092"), None, {}),
+    ],
+)
+def test_forms(text: Any, scheme: str, namespace: str, hosts: Any, topic: Any, query: Any) -> None:
+    address = parse_address(text)
+    assert (address.scheme, address.namespace, address.hosts) == (scheme, namespace, hosts)
+    assert (address.topic, dict(address.query)) == (topic, query)
+
+
+@pytest.mark.parametrize(
+    "text,says",
+    [
+        ("", "shm://"),
+        ("nonsense", "shm://"),
+        ("host:port", "shm://"),
+        ("shm://a b", "letters"),
+        ("shm://..", "letters"),
+        ("shm://lab/one/two", "letters"),
+        ("shm://lab?broken", "options"),
+        ("kafka://", "host:port"),
+        ("kafka://host", "host:port"),
+        ("kafka://host:0", "65535"),
+        ("kafka://host:70000/x", "65535"),
+        ("kafka://host:1/a b", "letters"),
+        ("rtsp://camera/1", "comux publish"),
+        ([], "host:port"),
+        ([1], "host:port"),
+        (5, "host:port"),
+        (None, "host:port"),
+    ],
+    ids=str,
+)
+def test_what_nobody_understands(text: Any, says: str) -> None:
+    with pytest.raises(UnknownAddressError, match=says):
+        parse_address(text)
+
+
+def test_an_unknown_scheme_lists_the_known() -> None:
+    with pytest.raises(UnknownAddressError, match=r"memory://, shm://"):
+        connect("pigeon://loft")
+    with pytest.raises(ConfigError, match="Kafka"):
+        connect(["localhost:9092"])
+
+
+def test_a_new_engine_is_one_call() -> None:
+    seen: list[Any] = []
+
+    def opener(address: Address, **options: Any) -> Any:
+        seen.append((address.namespace, options))
+        return connect("memory://")
+
+    register_engine("loft", opener)
+    try:
+        with connect("loft://x?a=1&b=2", b=3):
+            assert seen == [("x", {"a": "1", "b": 3})]
+    finally:
+        del _engines["loft"]

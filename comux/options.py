@@ -268,7 +268,7 @@ def _canonical_dtype(value: Any) -> Any:
         value = [tuple(tuple(part) if isinstance(part, list) else part for part in field) for field in value]
     try:
         dtype = np.dtype(value)
-    except (TypeError, ValueError, SyntaxError) as exc:
+    except Exception as exc:  # noqa: BLE001 - numpy raises half a dozen kinds for what is no dtype
         raise ValueError(f"is no numpy dtype: {exc}") from None
     if dtype.hasobject:
         raise ValueError("holds Python objects; raw arrays are never pickled")

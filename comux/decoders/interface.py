@@ -2,7 +2,7 @@
 
 A source feeds packets in order and moves each along its books by the outcomes it gets back. A packet that went in comes
 out as exactly one *first* outcome: a picture, ``absorbed`` (parameter sets), or dropped with a cause. Until then it is
-*held* by the decoder (``in_flight``). ``feed`` never raises for what a packet contains: a codec's errors become outcomes.
+*held* by the decoder (``in_flight``). ``feed`` never raises for what a packet holds: a codec's errors become outcomes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy.typing as npt
 from comux.records import Record
 
 ArrayFormat = Literal["bgr24", "rgb24", "gray", "planes", "native"]
-"""What an array looks like: ``bgr24``/``rgb24`` uint8 (H, W, 3); ``gray`` uint8 (H, W); ``planes`` uint8 (H*3/2, W), the
-I420 planes below each other; ``native``: as a raw-array codec carried it."""
+"""What an array looks like: ``bgr24``/``rgb24`` uint8 (H, W, 3); ``gray`` uint8 (H, W); ``planes`` uint8 (H*3/2, W),
+the I420 planes below each other; ``native``: as a raw-array codec carried it."""
 
 ABSORBED = "absorbed"
 
@@ -45,6 +45,8 @@ class DecoderOptions:
         threads: Codec threads; 1 is live (no frames of delay), 0 lets the codec choose (files).
         on_damage: ``"drop"`` up to the next clean keyframe, or ``"deliver"`` with ``degraded=True``.
         extradata: Out-of-band parameter sets, for example from a container.
+        framing: ``"record"``: a record holds whole access units (one, usually). ``"bytestream"``: records are pieces of
+            a stream of bytes; a parser finds the access units, and a picture belongs to the record it starts in.
         dtype, shape: Of raw arrays, where the records do not carry them.
     """
 
@@ -57,6 +59,7 @@ class DecoderOptions:
     threads: int = 1
     on_damage: Literal["drop", "deliver"] = "drop"
     extradata: bytes | None = None
+    framing: Literal["record", "bytestream"] = "record"
     dtype: npt.DTypeLike | None = None
     shape: tuple[int, ...] | None = None
 
@@ -108,8 +111,9 @@ class Outcome:
         record: The packet.
         picture: Where it became one.
         cause: Where it did not: ``"absorbed"``, or a drop cause: ``resync`` (damage or a jump, up to the next clean
-            keyframe), ``decode_error`` (the codec refused it), ``too_large``, ``no_picture`` (the stream ended, or the
-            codec gave nothing for it).
+            keyframe), ``decode_error`` (no packet of this codec, or the codec refused it), ``duplicate`` (the packet
+            came twice), ``too_large``, ``no_picture`` (the stream ended, or the codec gave nothing), ``lag`` (see
+            ``set_converting``).
         detail: For people: which damage was seen.
         first: ``False`` for the further pictures of one bytestream record: the record is resolved already.
     """

@@ -1,0 +1,110 @@
+"""One codec context of FFmpeg: bytes with a token in, frames with that token out, errors as values.
+
+The token travels as the packet's ``pts``, which every decoder used here hands to the picture, through reordering and
+frame threads. Packets are copied into memory of FFmpeg's own, because its decoders read up to 64 bytes past the end of
+a packet, which a Python object does not have. An empty packet is the codec's end-of-stream mark and is never sent as a
+packet. FFmpeg's messages stay off (PyAV's default); no log callback is ever set, since one called from a codec's own
+thread waits for the GIL.
+"""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+import av
+from av.codec.context import Flags, ThreadType
+from av.video.codeccontext import VideoCodecContext
+
+from comux.errors import UnknownCodecError
+
+_DECODERS: Final[dict[str, tuple[str, ...]]] = {
+    "h264": ("h264",),
+    "hevc": ("hevc",),
+    "mjpeg": ("mjpeg",),
+    "vp9": ("vp9", "libvpx-vp9"),
+    "av1": ("libdav1d", "libaom-av1"),  # FFmpeg's own "av1" only drives hardware
+}
+
+
+def decoder_name(codec: str) -> str:
+    """FFmpeg's name of the software decoder for ``codec``.
+
+    Raises:
+        UnknownCodecError: the installed PyAV has none.
+    """
+    for name in _DECODERS.get(codec, ()):
+        try:
+            return av.Codec(name, "r").name
+        except ValueError:  # av.codec.UnknownCodecError is one
+            continue
+    raise UnknownCodecError(
+        f"codec {codec!r}: the installed PyAV {av.__version__} has none of {_DECODERS.get(codec, ())}; "
+        "install a PyAV built with it"
+    )
+
+
+class Codec:
+    """A decoder of FFmpeg. Not thread-safe.
+
+    Args:
+        codec: ``h264``, ``hevc``, ``mjpeg``, ``vp9`` or ``av1``.
+        threads: 1: slice threads, one of them: no frames of delay. 0: frame threads as FFmpeg chooses. N: N frame
+            threads, N - 1 frames of delay.
+        extradata: Given to the codec as it is; ``None``: none.
+        max_pixels: Backstop; the codec refuses to allocate pictures beyond about twice this many.
+    """
+
+    def __init__(self, codec: str, *, threads: int, extradata: bytes | None, max_pixels: int) -> None:
+        self._context = cast(VideoCodecContext, av.CodecContext.create(decoder_name(codec), "r"))
+        self._context.thread_type = ThreadType.SLICE if threads == 1 else ThreadType.FRAME
+        self._context.thread_count = threads
+        # Pictures that the codec knows to be wrong come out flagged instead of vanishing: each packet gets its answer.
+        self._context.flags |= Flags.output_corrupt
+        # FFmpeg compares the size padded to whole blocks, so its own limit must be looser than ours.
+        self._context.options = {"max_pixels": str(min(2 * max_pixels + (1 << 16), (1 << 31) - 1))}
+        if extradata is not None:
+            self._context.extradata = extradata
+        self._sent = False
+
+    def submit(self, token: int, data: bytes) -> tuple[list[av.VideoFrame], str]:
+        """Decode one packet; releases the GIL.
+
+        Args:
+            token: Comes back as the picture's ``pts``.
+            data: Never empty.
+
+        Returns:
+            Frames that are complete now, in display order, and for people the codec's error (``""``: none).
+        """
+        packet = av.Packet(len(data))
+        packet.update(data)
+        packet.pts = packet.dts = token
+        self._sent = True
+        try:
+            return self._context.decode(packet), ""
+        except (av.FFmpegError, ValueError, OSError) as error:
+            return [], f"{type(error).__name__}: {error}"
+
+    def finish(self) -> tuple[list[av.VideoFrame], str]:
+        """The frames the codec still holds; afterwards it is as after ``flush``."""
+        if not self._sent:
+            return [], ""
+        frames: list[av.VideoFrame] = []
+        problem = ""
+        try:
+            frames = self._context.decode(None)
+        except (av.FFmpegError, ValueError, OSError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        self.flush()
+        return frames, problem
+
+    def flush(self) -> None:
+        """Forget every picture; parameter sets are kept."""
+        if self._sent:
+            self._context.flush_buffers()
+            self._sent = False
+
+    @property
+    def delay_bound(self) -> int:
+        """A packet whose picture has not come out after this many further packets will never give one."""
+        return 2 * 16 + 4 + max(1, self._context.thread_count)

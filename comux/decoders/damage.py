@@ -1,0 +1,173 @@
+"""Doubt about a stream, seen before a packet reaches the codec.
+
+Problem. After a lost, cut, duplicated or swapped packet a codec delivers wrong pictures of the rest of the GOP without
+a flag and without an exception. So whatever can be checked is checked on every record, in this order:
+
+1. **Epoch**: another life of the stream. Not damage; decoding restarts at a keyframe.
+2. **Checksum** (``comux-crc32c``): the bytes are not those that the feed published.
+3. **Sequence** (``comux-seq``, rises by one per packet): contiguous numbers prove that nothing was lost, wherever the
+   packet was on its way, so they overrule offsets. A number seen before with the same content is a *duplicate*: only it
+   is dropped. A lower number never seen is a *late* packet (a swap; the gap it left was damage already): only it is
+   dropped. Any other lower number is a feed that started again: damage, and the count goes on from there.
+4. **Offsets**, only where the record carries no sequence number: a jump within an epoch, or ``record.skipped``. On
+   Kafka holes are legal; a hole is doubt all the same (it costs pictures, never correctness).
+5. **Repeats**, on streams without numbers of codecs whose packets carry numbers of their own: two equal packets in
+   a row are one packet sent twice.
+
+What is not seen: a bit that flips inside a slice of a stream without our headers and that decodes without complaint; a
+lost VP9 or AV1 packet of such a stream where offsets stay contiguous.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import crc32c
+
+from comux.records import HEADER_CRC32C, HEADER_SEQUENCE, Record
+
+_REMEMBERED: Final = 256
+_LATE: Final = 32  #: packets; further back, an unseen number is a feed that started again
+_MAX_SEQUENCE_DIGITS: Final = 20
+
+
+class Doubt(Enum):
+    """What to do about a record."""
+
+    NONE = "none"
+    RESTART = "restart"  #: a new epoch: finish the old one, start at a keyframe; not damage
+    BEFORE = "before"  #: something is missing before this record; the record itself is as published
+    THIS = "this"  #: this record is damaged: never feed it, and what follows is in doubt
+    DROP = "drop"  #: drop this record, nothing else is in doubt
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The judgement of one record.
+
+    Attributes:
+        doubt: What to do.
+        reason: Key for the counters: ``sequence``, ``crc``, ``offset_gap``, ``duplicate``, ``late``, ``epoch``.
+        detail: For people.
+        trusted: Sequence and checksum prove that the packet is as published and nothing is missing before it.
+    """
+
+    doubt: Doubt
+    reason: str = ""
+    detail: str = ""
+    trusted: bool = False
+
+
+_FINE: Final = Verdict(Doubt.NONE)
+_TRUSTED: Final = Verdict(Doubt.NONE, trusted=True)
+
+
+def sequence_number(record: Record) -> int | None:
+    """The feed's sequence number; ``None`` where there is none, or what is there is not a decimal number."""
+    raw = record.header(HEADER_SEQUENCE)
+    if raw is None or len(raw) > _MAX_SEQUENCE_DIGITS or not raw.isdigit():
+        return None
+    return int(raw)
+
+
+def checksum_matches(record: Record, data: bytes) -> bool | None:
+    """Whether the value has the CRC-32C its header states; ``None`` where it states none (or nothing readable)."""
+    raw = record.header(HEADER_CRC32C)
+    if raw is None:
+        return None
+    try:
+        stated = int(raw, 16)
+    except ValueError:
+        return None
+    return bool(crc32c.crc32c(data) == stated)
+
+
+class Watch:
+    """Judges the records of one stream, in the order they are fed.
+
+    Args:
+        repeats_are_duplicates: See rule 5.
+    """
+
+    def __init__(self, *, repeats_are_duplicates: bool) -> None:
+        self._repeats = repeats_are_duplicates
+        self._epoch: int | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """After a jump or an end: the next record follows nothing, so no gap before it is damage."""
+        self._offset: int | None = None
+        self._sequence: int | None = None
+        self._seen: OrderedDict[int, bytes | None] = OrderedDict()
+        self._last_value: bytes | None = None
+
+    def judge(self, record: Record, data: bytes) -> Verdict:
+        """Judge the next record.
+
+        Args:
+            record: The record.
+            data: Its value as bytes (``b""`` where it has none).
+        """
+        restarted = self._epoch is not None and record.epoch != self._epoch
+        if restarted:
+            self.forget()
+        self._epoch = record.epoch
+        last_offset, self._offset = self._offset, record.offset
+        sequence = sequence_number(record)
+        matches = checksum_matches(record, data)
+        if matches is False:
+            # Its number may be damaged as well, but the number is what says whether the next one follows.
+            if sequence is not None and (self._sequence is None or sequence > self._sequence):
+                self._sequence = sequence
+            return Verdict(Doubt.THIS, "crc", f"CRC-32C of {len(data)} bytes is not {record.header(HEADER_CRC32C)!r}")
+        if sequence is not None:
+            verdict = self._judge_sequence(record, sequence, data, matches is True)
+        else:
+            verdict = self._judge_offset(record, last_offset, data)
+        if restarted and verdict.doubt is Doubt.NONE:
+            return Verdict(Doubt.RESTART, "epoch", f"epoch {record.epoch} begins", verdict.trusted)
+        return verdict
+
+    def _judge_sequence(self, record: Record, sequence: int, data: bytes, matches: bool) -> Verdict:
+        last = self._sequence
+        content = record.header(HEADER_CRC32C)
+        if last is not None and sequence <= last:
+            if sequence in self._seen:
+                if self._seen[sequence] == content and content is not None:
+                    return Verdict(Doubt.DROP, "duplicate", f"packet {sequence} came twice")
+            elif last - sequence <= _LATE and sequence > next(iter(self._seen), sequence):
+                self._remember(sequence, content)
+                return Verdict(Doubt.DROP, "late", f"packet {sequence} came after {last}")
+            if content is None and sequence == last and data == self._last_value:
+                return Verdict(Doubt.DROP, "duplicate", f"packet {sequence} came twice")
+            self._seen.clear()
+            self._take(sequence, content, data)
+            return Verdict(Doubt.BEFORE, "sequence", f"packet {sequence} follows {last}: the feed restarted", matches)
+        self._take(sequence, content, data)
+        if last is not None and sequence != last + 1:
+            return Verdict(
+                Doubt.BEFORE, "sequence", f"{sequence - last - 1} packets missing before {sequence}", matches
+            )
+        return _TRUSTED if matches else _FINE
+
+    def _take(self, sequence: int, content: bytes | None, data: bytes) -> None:
+        self._sequence = sequence
+        self._last_value = data if content is None else None
+        self._remember(sequence, content)
+
+    def _remember(self, sequence: int, content: bytes | None) -> None:
+        self._seen[sequence] = content
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+
+    def _judge_offset(self, record: Record, last: int | None, data: bytes) -> Verdict:
+        previous, self._last_value = self._last_value, data
+        if last is not None and (record.skipped > 0 or record.offset != last + 1):
+            missing = record.skipped or record.offset - last - 1
+            return Verdict(Doubt.BEFORE, "offset_gap", f"{missing} records missing before offset {record.offset}")
+        if self._repeats and data and previous == data:
+            return Verdict(Doubt.DROP, "duplicate", f"offset {record.offset} repeats the packet before it")
+        return _FINE

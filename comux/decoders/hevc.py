@@ -1,0 +1,144 @@
+"""What an HEVC packet is, without decoding it.
+
+HEVC says more by itself than H.264: random access pictures have NAL types of their own, and so have the pictures that
+cannot be decoded after a start at one (RASL). Its codec knows every picture's references by their numbers and flags
+what it decodes without one, so that no numbers are checked here. Only sizes are parsed, from the sequence parameter
+set. Units of other layers (``nuh_layer_id`` > 0) are passed along with the picture they follow.
+
+Not supported: starting at a gradual refresh (recovery-point message without a random access picture).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .bits import BitReader, BitsExhaustedError, is_annex_b, length_prefixed_to_annex_b, nal_units, unescape
+from .units import Begin, Inspector, Kind, Unit
+
+_IDR: Final = (19, 20)
+_IRAP_FIRST, _IRAP_LAST = 16, 23
+_RASL: Final = (8, 9)
+_SPS: Final = 33
+_STARTS_UNIT: Final = frozenset((32, 33, 34, 35, 39, *range(41, 45), *range(48, 56)))
+_HEADER_BYTES: Final = 256
+_MAX_DIMENSION: Final = 1 << 17
+
+
+def parse_sps_size(payload: bytes) -> tuple[int, int]:
+    """Width and height in pixels, cropped, of a sequence parameter set (its two NAL header bytes left out).
+
+    Raises:
+        BitsExhaustedError: it is shorter than it says, or says what cannot be.
+    """
+    bits = BitReader(unescape(payload))
+    bits.skip(4)
+    sub_layers = bits.u(3)
+    bits.skip(1)
+    bits.skip(96)  # general profile (88 bits) and level (8)
+    present = [(bits.flag(), bits.flag()) for _ in range(sub_layers)]
+    if sub_layers:
+        bits.skip(2 * (8 - sub_layers))
+    for profile, level in present:
+        bits.skip(88 * profile + 8 * level)
+    bits.ue()
+    chroma = bits.ue()
+    separate = chroma == 3 and bits.flag()
+    width, height = bits.ue(), bits.ue()
+    if bits.flag():
+        unit_x = 2 if chroma in (1, 2) and not separate else 1
+        unit_y = 2 if chroma == 1 and not separate else 1
+        left, right, top, bottom = bits.ue(), bits.ue(), bits.ue(), bits.ue()
+        width, height = width - (left + right) * unit_x, height - (top + bottom) * unit_y
+    if not (0 < width <= _MAX_DIMENSION and 0 < height <= _MAX_DIMENSION):
+        raise BitsExhaustedError
+    return width, height
+
+
+class HevcInspector(Inspector):
+    """HEVC in Annex B, or length-prefixed where ``extradata`` (hvcC) says so."""
+
+    repeats_are_duplicates = True
+
+    def __init__(self) -> None:
+        self._length_size = 0
+
+    def parameters(self, extradata: bytes) -> bytes:
+        if is_annex_b(extradata):
+            return extradata
+        if len(extradata) < 23 or extradata[0] != 1:
+            return b""
+        self._length_size = (extradata[21] & 3) + 1
+        sets: list[bytes] = []
+        position = 23
+        for _ in range(extradata[22]):
+            count = int.from_bytes(extradata[position + 1 : position + 3], "big")
+            position += 3
+            for _ in range(count):
+                length = int.from_bytes(extradata[position : position + 2], "big")
+                sets.append(b"\x00\x00\x00\x01" + extradata[position + 2 : position + 2 + length])
+                position += 2 + length
+        return b"".join(sets)
+
+    def normalise(self, data: bytes) -> bytes | None:
+        if not self._length_size or is_annex_b(data):
+            return data
+        return length_prefixed_to_annex_b(data, self._length_size)
+
+    def starts(self, data: bytes) -> bool:
+        for _, first in nal_units(data):
+            kind = (data[first] >> 1) & 63
+            if kind < 32:
+                return _IRAP_FIRST <= kind <= _IRAP_LAST
+        return False
+
+    def inspect(self, data: bytes) -> list[Unit]:
+        units: list[Unit] = []
+        opened: int | None = None
+        cut: int | None = None
+        size: tuple[int, int] | None = None
+        for begin, first in nal_units(data):
+            if first + 2 >= len(data):
+                break
+            kind = (data[first] >> 1) & 63
+            layer = ((data[first] & 1) << 5) | (data[first + 1] >> 3)
+            if opened is None:
+                opened = begin
+            if layer:
+                continue
+            if kind in _STARTS_UNIT:
+                if units and cut is None:
+                    cut, size = begin, None
+                if kind == _SPS:
+                    try:
+                        size = parse_sps_size(data[first + 2 : first + _HEADER_BYTES])
+                    except BitsExhaustedError:
+                        pass  # the codec judges it
+                continue
+            if kind >= 32 or (units and cut is None and not data[first + 2] & 0x80):
+                continue  # a message behind the picture, or a further segment of it
+            if units:
+                units[-1].end_byte = opened = cut if cut is not None else begin
+            units.append(self._picture(opened, len(data), kind, size))
+            cut, size = None, None
+        if opened is None:
+            return [Unit(0, len(data), Kind.INVALID, why="no NAL unit in it")]
+        if not units:
+            return [Unit(0, len(data), Kind.PARAMETERS, size=size)]
+        units[0].begin_byte = 0
+        if cut is not None:
+            units[-1].end_byte = cut
+            units.append(Unit(cut, len(data), Kind.PARAMETERS, size=size))
+        return units
+
+    @staticmethod
+    def _picture(begin: int, end: int, kind: int, size: tuple[int, int] | None) -> Unit:
+        irap = _IRAP_FIRST <= kind <= _IRAP_LAST
+        return Unit(
+            begin,
+            end,
+            Kind.PICTURE,
+            begins=Begin.CLEAN if irap else Begin.NO,
+            size=size,
+            leading=kind in _RASL,
+            intra=irap,
+        )

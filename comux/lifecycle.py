@@ -1,0 +1,411 @@
+"""Ending a program from outside: its pid file, and asking, waiting, killing.
+
+Lives here: ``write_pid_file``, ``terminate``, ``stop_on_signals``. May import: ``errors`` and the standard library.
+Must never know: what the program does.
+
+**Problem.** A pid is a reused number. Whoever kills the number in an old file may kill a stranger.
+
+**The file** is JSON in one line, ``{"pid": 4711, "start": 8812345, "comux": 1}``, mode 0600. ``start`` is field 22 of
+``/proc/<pid>/stat`` (clock ticks from boot to the process's start); pid and start together name one process. The first
+comux wrote the bare number; then the process must look like a Python program of the same user instead.
+
+**Writing.** The text goes into a temporary file of the same directory, which ``link`` puts in place: the name appears
+whole or not at all, and never over another. Where the name is taken: by a living program, an error; by a stale file, it
+is renamed away first and the link tried again, so of two programs starting at once one wins. A crash leaves at most a
+temporary file with the pid in its name, or a stale pid file, which the next start and ``terminate`` recognise.
+
+**Ending.** The pid is pinned with ``pidfd_open`` *before* the start time is compared: from then on signals reach that
+very process or nothing. SIGTERM, wait on the pidfd, SIGKILL, wait, remove the file if it is still the same.
+
+Invariants: no signal without a proven identity; one process is signalled, never a group, and never pid 0, 1, a negative
+number or this process; a file that names another program is never removed; symbolic links are never followed; a file
+that another user left lying cannot direct a signal at a third user's program.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import json
+import os
+import select
+import signal
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final, Literal
+
+from comux.errors import ConfigError
+
+__all__ = ["TerminateResult", "process_start", "stop_on_signals", "terminate", "write_pid_file"]
+
+_MAX_FILE: Final = 4096
+_KILL_WAIT: Final = 5.0
+
+Outcome = Literal["terminated", "killed", "not_running", "no_file", "refused", "still_running"]
+
+
+@dataclass(frozen=True, slots=True)
+class TerminateResult:
+    """What became of a request to end a program.
+
+    Attributes:
+        outcome: ``terminated`` (it obeyed), ``killed`` (it did not), ``not_running`` (stale file, removed),
+            ``no_file``, ``refused`` (the file or process is not what it claims; nothing was done), ``still_running``
+            (``kill=False``, or the system would not end it).
+        pid: Where one is known.
+        seconds: How long it took.
+        message: One line for people.
+    """
+
+    outcome: Outcome
+    pid: int | None
+    seconds: float
+    message: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the program is not running now: a missing or stale file is an answer, not an error."""
+        return self.outcome in ("terminated", "killed", "not_running", "no_file")
+
+    @property
+    def exit_code(self) -> int:
+        """For command lines: 0 ``ok``, 1 ``still_running``, 2 ``refused``."""
+        return 0 if self.ok else 1 if self.outcome == "still_running" else 2
+
+
+@dataclass(frozen=True, slots=True)
+class _PidFile:
+    """Content of a pid file; ``start`` is ``None`` in the first comux's; ``inode`` tells whether it is still it."""
+
+    pid: int
+    start: int | None
+    inode: tuple[int, int]
+    owner: int
+
+
+def process_start(pid: int) -> int | None:
+    """Start time of a process in clock ticks since boot; ``None`` where there is none, or only its zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name in parentheses may itself hold spaces and parentheses
+    if len(fields) < 20 or fields[0] in ("Z", "X"):
+        return None
+    return int(fields[19])
+
+
+# -- writing -------------------------------------------------------------------------------------------------------
+
+
+def write_pid_file(path: str | os.PathLike[str] = "pid") -> Path:
+    """State in a file which process this is, so that ``terminate`` finds it; removed at normal exit.
+
+    Args:
+        path: In the working directory by default. Its directory must exist.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        ConfigError: the file belongs to a program that is alive, is no pid file, or cannot be written.
+
+    Calling it again with the same path is fine. A forked child does not remove its parent's file.
+    """
+    target = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link at the name itself
+    pid, start = os.getpid(), process_start(os.getpid())
+    text = json.dumps({"pid": pid, "start": start, "comux": 1}) + "\n"
+    temporary = target.with_name(f".{target.name}.{pid}.{time.monotonic_ns()}")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(handle, text.encode())
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        for _ in range(10):
+            if _link(temporary, target):
+                break
+            if not _make_room(target, pid):
+                return target
+        else:
+            raise ConfigError(f"pid file {str(target)!r}: other programs keep taking the name; give another path")
+    except OSError as exc:
+        raise ConfigError(f"pid file {str(target)!r} cannot be written: {exc.strerror or exc}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    _remove_at_exit(target, pid)
+    return target
+
+
+def _link(temporary: Path, target: Path) -> bool:
+    try:
+        os.link(temporary, target, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    except OSError as exc:
+        if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK):
+            raise
+        # A file system without links: exclusive creation is the next best; a crash in between leaves an empty file.
+        try:
+            handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            return False
+        with os.fdopen(handle, "wb") as file:
+            file.write(temporary.read_bytes())
+    return True
+
+
+def _make_room(target: Path, pid: int) -> bool:
+    """Take a stale file away; ``False`` where the file is this process's already.
+
+    Raises:
+        ConfigError: a living program's, or no pid file.
+    """
+    try:
+        found = _read(target)
+    except FileNotFoundError:
+        return True
+    except ValueError as exc:
+        raise ConfigError(f"{str(target)!r} exists and {exc}; remove it, or give another path") from None
+    started = process_start(found.pid)
+    if found.pid == pid and found.start in (None, started):
+        if found.start is not None:
+            return False
+    elif started is not None and (started == found.start or (found.start is None and _looks_ours(found.pid) is None)):
+        raise ConfigError(
+            f"pid file {str(target)!r} belongs to pid {found.pid}, which is running: end it with 'comux terminate', or "
+            "give another path"
+        )
+    _take_away(target, found)
+    return True
+
+
+def _take_away(target: Path, found: _PidFile) -> None:
+    """Remove the very file that was read: renamed first, looked at again, put back if it was another by then."""
+    aside = target.with_name(f".{target.name}.stale.{os.getpid()}.{time.monotonic_ns()}")
+    try:
+        target.rename(aside)
+    except FileNotFoundError:
+        return
+    status = aside.lstat()
+    if (status.st_dev, status.st_ino) != found.inode:
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, target, follow_symlinks=False)
+    aside.unlink(missing_ok=True)
+
+
+def _remove_at_exit(target: Path, pid: int) -> None:
+    start = process_start(pid)
+
+    def remove() -> None:
+        if os.getpid() != pid:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            found = _read(target)
+            if (found.pid, found.start) == (pid, start):
+                _take_away(target, found)
+
+    atexit.register(remove)
+
+
+def _read(path: Path) -> _PidFile:
+    """Raises ``FileNotFoundError``, or ``ValueError`` saying what the file is instead."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        what = "is a symbolic link" if exc.errno == errno.ELOOP else f"cannot be read ({exc.strerror})"
+        raise ValueError(what) from None
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("is no regular file")
+        data = os.read(handle, _MAX_FILE + 1)
+    finally:
+        os.close(handle)
+    inode = (status.st_dev, status.st_ino)
+    try:
+        content = json.loads(data.decode("ascii")) if len(data) <= _MAX_FILE else None
+    except (ValueError, RecursionError):
+        content = None
+    if type(content) is int:  # the first comux: a number and nothing else
+        return _PidFile(content, None, inode, status.st_uid)
+    if isinstance(content, dict) and type(content.get("pid")) is int and type(content.get("start")) is int:
+        return _PidFile(content["pid"], content["start"], inode, status.st_uid)
+    raise ValueError("is no pid file of comux")
+
+
+# -- ending --------------------------------------------------------------------------------------------------------
+
+
+def terminate(path: str | os.PathLike[str] = "pid", timeout: float = 10.0, kill: bool = True) -> TerminateResult:
+    """End the program that wrote a pid file: ask (SIGTERM), wait, kill, remove the file.
+
+    Blocks for at most ``timeout`` + 5 s.
+
+    Args:
+        path: The pid file, ours or the first comux's bare number.
+        timeout: Seconds the program has to end by itself.
+        kill: Send SIGKILL after that.
+
+    Returns:
+        What happened; nothing is raised for what the file or the system holds.
+
+    Raises:
+        ConfigError: ``timeout`` is no time.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout <= 1e6:
+        raise ConfigError(f"timeout {timeout!r} is no time: give seconds from 0 to 1000000")
+    began = time.monotonic()
+    target = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link at the name itself
+
+    def result(outcome: Outcome, pid: int | None, message: str) -> TerminateResult:
+        return TerminateResult(outcome, pid, time.monotonic() - began, message)
+
+    try:
+        found = _read(target)
+    except FileNotFoundError:
+        return result("no_file", None, f"no pid file {str(target)!r}: no program is running from there")
+    except ValueError as exc:
+        return result("refused", None, f"{str(target)!r} {exc}; nothing was done")
+    pid = found.pid
+    if pid <= 1 or pid == os.getpid() or pid > 2**31 - 1:
+        return result(
+            "refused", pid, f"{str(target)!r} names pid {pid}, which is never ended from here; nothing was done"
+        )
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        pidfd = -1
+    except OSError as exc:
+        return result("refused", pid, f"pid {pid} cannot be held on to ({exc.strerror}); nothing was done")
+    try:
+        started = process_start(pid)
+        if pidfd < 0 or started is None:
+            _forget(target, found)
+            return result(
+                "not_running", pid, f"pid {pid} is not running any more; removed the stale file {str(target)!r}"
+            )
+        stranger = _stranger(found, started)
+        if stranger is not None:
+            return result("refused", pid, f"{stranger}; nothing was done, remove {str(target)!r} if it is stale")
+        outcome, message = _end(pidfd, pid, timeout, kill)
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
+    if outcome in ("terminated", "killed"):
+        _forget(target, found)
+    return result(outcome, pid, message)
+
+
+def _stranger(found: _PidFile, started: int) -> str | None:
+    """Why a living process is not the one that wrote the file; ``None`` where it is."""
+    if found.start is None:
+        return _looks_ours(found.pid)
+    if found.start != started:
+        return f"pid {found.pid} is another process now (it started at tick {started}, the file says {found.start})"
+    owner = _owner(found.pid)
+    if found.owner not in (os.geteuid(), owner):
+        return f"the pid file belongs to user {found.owner}, pid {found.pid} to user {owner}"
+    return None
+
+
+def _owner(pid: int) -> int | None:
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return None
+
+
+def _looks_ours(pid: int) -> str | None:
+    """For files without a start time: why the process is no Python program of this user; ``None`` where it is one."""
+    owner = _owner(pid)
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return f"pid {pid} cannot be examined, and the file does not tell when its process started"
+    if owner != os.geteuid():
+        return f"pid {pid} belongs to user {owner}, not to {os.geteuid()}"
+    program = os.path.basename(words[0]).decode("utf-8", "replace")  # noqa: PTH119 - bytes
+    scripts = [word for word in words[1:3] if word.endswith(b".py")]
+    if not program.startswith(("python", "pypy", "comux")) and not scripts:
+        return f"pid {pid} runs {program!r}, which is no Python program, and the file does not tell when it started"
+    return None
+
+
+def _end(pidfd: int, pid: int, timeout: float, kill: bool) -> tuple[Outcome, str]:
+    began = time.monotonic()
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        if _gone(pidfd, timeout):
+            return "terminated", f"pid {pid} ended {time.monotonic() - began:.1f} s after it was asked to"
+        if not kill:
+            return "still_running", f"pid {pid} was asked to end and still runs after {timeout} s"
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        if _gone(pidfd, _KILL_WAIT):
+            return "killed", f"pid {pid} did not end within {timeout} s and was killed"
+        return "still_running", f"pid {pid} was killed and still runs: it waits inside the system (a stuck device?)"
+    except ProcessLookupError:
+        return "terminated", f"pid {pid} had just ended"
+    except PermissionError:
+        return "refused", f"pid {pid} may not be ended by user {os.geteuid()}; nothing was done"
+
+
+def _gone(pidfd: int, timeout: float) -> bool:
+    """Wait until the process has ended, at most ``timeout`` seconds. Without polling: the pidfd becomes readable."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(timeout * 1000))
+
+
+def _forget(target: Path, found: _PidFile) -> None:
+    with contextlib.suppress(OSError):
+        _take_away(target, found)
+
+
+# -- being ended ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def stop_on_signals(*signals: signal.Signals, on_stop: Callable[[], None] | None = None) -> Iterator[threading.Event]:
+    """For a program's main loop: SIGINT and SIGTERM set an event instead of breaking in; a second one acts as usual.
+
+    Args:
+        signals: ``SIGINT`` and ``SIGTERM`` where none are given.
+        on_stop: Called once at the first signal, in the main thread between two bytecodes (for example a ``close`` that
+            wakes what the loop waits in). It must be short and must not take locks that the loop holds.
+
+    Yields:
+        The event. The former handlers are back when the ``with`` ends.
+
+    Raises:
+        ConfigError: not in the main thread, where Python allows no handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigError("stop_on_signals works in the main thread only: Python delivers signals nowhere else")
+    wanted = signals or (signal.SIGINT, signal.SIGTERM)
+    stop = threading.Event()
+    former = {number: signal.getsignal(number) for number in wanted}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for each in wanted:
+            signal.signal(each, former[each] if former[each] is not None else signal.SIG_DFL)
+        stop.set()
+        if on_stop is not None:
+            on_stop()
+
+    for number in wanted:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number in wanted:
+            signal.signal(number, former[number] if former[number] is not None else signal.SIG_DFL)

@@ -1,0 +1,303 @@
+"""Pid files and ending programs, with real processes: obedient, deaf, dead, replaced, strangers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from comux.errors import ConfigError
+from comux.lifecycle import process_start, stop_on_signals, terminate, write_pid_file
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "terminate.py"
+
+OBEDIENT = """
+import sys, signal
+from comux.lifecycle import write_pid_file
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+write_pid_file(sys.argv[1]); print("ready", flush=True); signal.pause()
+"""
+PLAIN = """
+import sys, signal
+from comux.lifecycle import write_pid_file
+write_pid_file(sys.argv[1]); print("ready", flush=True); signal.pause()
+"""
+DEAF = """
+import sys, signal
+from comux.lifecycle import write_pid_file
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+write_pid_file(sys.argv[1]); print("ready", flush=True)
+while True: signal.pause()
+"""
+FIRST_COMUX = """
+import os, signal, sys
+file = open(sys.argv[1], "w"); file.write(str(os.getpid())); file.flush(); print("ready", flush=True); signal.pause()
+"""
+SHORT = """
+import sys
+from comux.lifecycle import write_pid_file
+write_pid_file(sys.argv[1]); print("ready", flush=True); sys.stdin.readline()
+"""
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Iterator[Spawn]:
+    children: list[subprocess.Popen[str]] = []
+
+    def start(code: str, *args: str) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+        children.append(child)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        return child
+
+    yield start
+    for child in children:
+        child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def test_the_file_names_this_process_and_only_its_user_may_read_it(tmp_path: Path) -> None:
+    path = write_pid_file(tmp_path / "pid")
+    content = json.loads(path.read_text())
+    assert (content["pid"], content["start"]) == (os.getpid(), process_start(os.getpid()))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [p.name for p in tmp_path.iterdir()] == ["pid"]
+    assert write_pid_file(tmp_path / "pid") == path
+
+
+def test_an_obedient_program_ends_and_its_file_goes(tmp_path: Path, spawn: Spawn) -> None:
+    child = spawn(OBEDIENT, "pid")
+    result = terminate(tmp_path / "pid")
+    assert (result.outcome, result.pid, result.ok, result.exit_code) == ("terminated", child.pid, True, 0)
+    assert child.wait() == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_without_a_handler_ends_and_its_file_goes(tmp_path: Path, spawn: Spawn) -> None:
+    child = spawn(PLAIN, "pid")
+    assert terminate(tmp_path / "pid").outcome == "terminated"
+    assert child.wait() == -signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_deaf_program_is_left_or_killed(tmp_path: Path, spawn: Spawn) -> None:
+    child = spawn(DEAF, "pid")
+    asked = terminate(tmp_path / "pid", timeout=0.2, kill=False)
+    assert (asked.outcome, asked.exit_code) == ("still_running", 1)
+    assert child.poll() is None
+    assert (tmp_path / "pid").exists()
+    result = terminate(tmp_path / "pid", timeout=0.2)
+    assert (result.outcome, result.exit_code) == ("killed", 0)
+    assert result.seconds >= 0.2
+    assert child.wait() == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_normal_exit_removes_the_file(tmp_path: Path, spawn: Spawn) -> None:
+    child = spawn(SHORT, "pid")
+    assert (tmp_path / "pid").exists()
+    child.communicate("end\n")
+    assert child.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dead_programs_file_is_an_answer(tmp_path: Path, spawn: Spawn) -> None:
+    child = spawn(PLAIN, "pid")
+    child.kill()
+    child.wait()
+    result = terminate(tmp_path / "pid")
+    assert (result.outcome, result.pid, result.exit_code) == ("not_running", child.pid, 0)
+    assert list(tmp_path.iterdir()) == []
+    again = terminate(tmp_path / "pid")
+    assert (again.outcome, again.exit_code) == ("no_file", 0)
+
+
+def test_a_zombie_counts_as_ended(tmp_path: Path, spawn: Spawn) -> None:
+    child = spawn(PLAIN, "pid")
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, but not collected
+    assert terminate(tmp_path / "pid").outcome == "not_running"
+
+
+def test_a_reused_pid_is_refused(tmp_path: Path, spawn: Spawn) -> None:
+    child = spawn(PLAIN, "own")
+    start = process_start(child.pid)
+    assert start is not None
+    text = json.dumps({"pid": child.pid, "start": start - 1, "comux": 1})
+    (tmp_path / "pid").write_text(text)
+    result = terminate(tmp_path / "pid")
+    assert (result.outcome, result.exit_code) == ("refused", 2)
+    assert "another process" in result.message
+    assert child.poll() is None
+    assert (tmp_path / "pid").read_text() == text
+
+
+def test_the_first_comuxs_bare_number(tmp_path: Path, spawn: Spawn) -> None:
+    child = spawn(FIRST_COMUX, "pid")
+    assert (tmp_path / "pid").read_text() == str(child.pid)
+    assert terminate(tmp_path / "pid").outcome == "terminated"
+    assert child.wait() == -signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bare_number_of_another_kind_of_program_is_refused(tmp_path: Path) -> None:
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    try:
+        (tmp_path / "pid").write_text(f"{child.pid}\n")
+        result = terminate(tmp_path / "pid")
+        assert (result.outcome, result.exit_code) == ("refused", 2)
+        assert "cat" in result.message
+        assert child.poll() is None
+    finally:
+        assert child.stdin is not None
+        child.stdin.close()
+        child.wait()
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 1, 2**40, -os.getpgrp()])
+def test_numbers_that_are_never_ended(tmp_path: Path, pid: int) -> None:
+    for text in (str(pid), json.dumps({"pid": pid, "start": process_start(1) or 0, "comux": 1})):
+        (tmp_path / "pid").write_text(text)
+        assert terminate(tmp_path / "pid").outcome == "refused"
+
+
+def test_it_does_not_end_itself(tmp_path: Path) -> None:
+    write_pid_file(tmp_path / "pid")
+    assert terminate(tmp_path / "pid").outcome == "refused"
+
+
+@pytest.mark.parametrize("text", ["", "hello", "4711 4712", "{}", '{"pid": true, "start": 1}', "[" * 5000, "9" * 5000])
+def test_what_is_no_pid_file_is_left_alone(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "pid"
+    path.write_text(text)
+    result = terminate(path)
+    assert (result.outcome, result.exit_code) == ("refused", 2)
+    with pytest.raises(ConfigError, match="pid file"):
+        write_pid_file(path)
+    assert path.read_text() == text
+    assert [p.name for p in tmp_path.iterdir()] == ["pid"]
+
+
+def test_links_and_folders_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "pid").symlink_to("victim")
+    assert terminate(tmp_path / "pid").outcome == "refused"
+    with pytest.raises(ConfigError, match="symbolic link"):
+        write_pid_file(tmp_path / "pid")
+    assert (tmp_path / "victim").read_text() == "precious"
+    (tmp_path / "folder").mkdir()
+    assert terminate(tmp_path / "folder").outcome == "refused"
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_pid_file(tmp_path / "missing" / "pid")
+
+
+def test_a_living_programs_file_is_kept_and_a_stale_one_replaced(tmp_path: Path, spawn: Spawn) -> None:
+    child = spawn(PLAIN, "pid")
+    before = (tmp_path / "pid").read_text()
+    with pytest.raises(ConfigError, match=f"pid {child.pid}, which is running"):
+        write_pid_file(tmp_path / "pid")
+    assert (tmp_path / "pid").read_text() == before
+    child.kill()
+    child.wait()
+    write_pid_file(tmp_path / "pid")
+    assert json.loads((tmp_path / "pid").read_text())["pid"] == os.getpid()
+    assert [p.name for p in tmp_path.iterdir()] == ["pid"]
+
+
+def test_of_many_programs_starting_at_once_one_has_the_file(tmp_path: Path) -> None:
+    code = """
+import sys
+from comux.errors import ConfigError
+from comux.lifecycle import write_pid_file
+print("ready", flush=True); sys.stdin.readline()
+try:
+    write_pid_file("pid"); print("mine", flush=True)
+except ConfigError:
+    print("taken", flush=True)
+sys.stdin.readline()
+"""
+    (tmp_path / "pid").write_text(json.dumps({"pid": 2**22 + 5, "start": 1, "comux": 1}))  # stale
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+        for _ in range(4)
+    ]
+    try:
+        for word in ("ready", None):
+            answers = [child.stdout.readline().strip() for child in children if child.stdout]
+            if word is None:
+                assert sorted(answers) == ["mine", "taken", "taken", "taken"]
+                owner = children[answers.index("mine")].pid
+                assert json.loads((tmp_path / "pid").read_text())["pid"] == owner
+            for child in children:
+                assert child.stdin is not None
+                child.stdin.write("go\n")
+                child.stdin.flush()
+    finally:
+        for child in children:
+            child.communicate(timeout=20)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_timeout_is_refused(tmp_path: Path) -> None:
+    for timeout in (-1, float("nan"), True, "5", 1e12):
+        with pytest.raises(ConfigError, match="no time"):
+            terminate(tmp_path / "pid", timeout=timeout)  # type: ignore[arg-type]
+
+
+def test_the_script(tmp_path: Path, spawn: Spawn) -> None:
+    def run(*args: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), *args], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    assert run()[0] == 0
+    child = spawn(DEAF, "pid")
+    code, text = run("--timeout", "0.2", "--no-kill")
+    assert (code, str(child.pid) in text) == (1, True)
+    code, text = run("--timeout", "0.2")
+    assert (code, "killed" in text) == (0, True)
+    (tmp_path / "pid").write_text("1")
+    assert run("pid")[0] == 2
+    assert run("--timeout", "-3")[0] == 2
+
+
+def test_signals_set_an_event_once_and_then_act_as_before() -> None:
+    calls: list[str] = []
+    with stop_on_signals(signal.SIGTERM, on_stop=lambda: calls.append("stop")) as stop:
+        assert not stop.is_set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(5)
+        assert calls == ["stop"]
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    failures: list[Exception] = []
+
+    def elsewhere() -> None:
+        try:
+            with stop_on_signals():
+                pass
+        except ConfigError as exc:
+            failures.append(exc)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert len(failures) == 1

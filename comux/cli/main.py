@@ -1,0 +1,240 @@
+"""The commands, their options and their exit codes; the work is in the module each command imports.
+
+An error the user can do something about is one line on stderr and exit code 2. A traceback appears only with
+``comux --debug …`` or ``COMUX_DEBUG=1``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from comux._version import __version__
+from comux.errors import ComuxError
+
+OK: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+INTERRUPTED: Final = 130
+DEBUG_VARIABLE: Final = "COMUX_DEBUG"
+
+EPILOG: Final = (
+    "Exit codes: 0 done (for the demo also after Ctrl-C); 1 failed, and nothing you typed is to blame; 2 a wrong "
+    "option, name, address or file, said in one line; 130 interrupted by Ctrl-C; 143 by SIGTERM. "
+    f"{DEBUG_VARIABLE}=1 shows tracebacks."
+)
+
+app = typer.Typer(
+    name="comux",
+    help="Many live streams in one Python loop over numpy arrays.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+topics = typer.Typer(help="Look at topics and remove them.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(topics, name="topics")
+
+# Typer has brought its own copy of click for a while and used the real one before; both are reached from here.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+_ClickError: Any = _UsageError.__mro__[1]
+
+Address = Annotated[str, typer.Option("--address", "-a", metavar="ADDRESS", help="Engine: shm:// or shm://NAME.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"comux {__version__}")
+        raise typer.Exit
+
+
+def _show_tracebacks(wanted: bool) -> None:
+    if wanted:
+        os.environ[DEBUG_VARIABLE] = "1"
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say the version and end.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", callback=_show_tracebacks, is_eager=True, help="Show tracebacks of errors.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(short_help="Cameras into one loop, results out: see it work.")
+def demo(
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, metavar="S", help="How long pictures are shown; default: until Ctrl-C, or 15 where no terminal is."
+        ),
+    ] = None,
+    cameras: Annotated[
+        int, typer.Option(min=1, max=64, metavar="N", help="How many cameras, each a process of its own.")
+    ] = 4,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Size of the cameras' pictures.")] = "640x360",
+    fps: Annotated[float, typer.Option(min=0.5, max=240, metavar="FPS", help="Pictures per second and camera.")] = 30.0,
+    video: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The cameras play this file, looped, instead.")
+    ] = None,
+    format: Annotated[
+        str, typer.Option("--format", metavar="table|json", help="json: stdout carries only the result, at the end.")
+    ] = "table",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="PNG", help="Contact sheet of the last batch.")
+    ] = Path("demo-contact-sheet.png"),
+    mode: Annotated[
+        str, typer.Option(metavar="auto|freshest|every_frame", help="What a batch takes of each camera.")
+    ] = "auto",
+    address: Annotated[
+        str | None, typer.Option("--address", "-a", metavar="ADDRESS", help="Engine; default: shm://demo-PID, removed.")
+    ] = None,
+) -> None:
+    """Four synthetic cameras into one loop, results out, read back by another process.
+
+    cam3 stalls now and then and comes back, cam4 damages a packet now and then, on purpose. Ends on Ctrl-C with the
+    balanced account of every camera.
+    """
+    from comux.cli.demo import DemoOptions, parse_size, run_demo
+
+    width, height = parse_size(size)
+    options = DemoOptions(
+        seconds=seconds,
+        cameras=cameras,
+        width=width,
+        height=height,
+        fps=fps,
+        video=video,
+        format=format,
+        output=output,
+        mode=mode,
+        address=address,
+    )
+    raise typer.Exit(run_demo(options))
+
+
+@app.command(short_help="Publish a file or synthetic camera on a topic.")
+def publish(
+    source: Annotated[str, typer.Argument(metavar="FILE|synthetic://…", help="A video file or a synthetic camera.")],
+    topic: Annotated[str, typer.Option("--topic", "-t", metavar="TOPIC", help="Created where it is missing.")],
+    address: Address = "shm://",
+    pace: Annotated[str, typer.Option(metavar="realtime|fast|FPS", help="How fast packets go out.")] = "realtime",
+    loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end of a file.")] = False,
+    seconds: Annotated[float | None, typer.Option(min=0.0, metavar="S", help="End after this long.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, metavar="N", help="End after this many pictures.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    parent: Annotated[int | None, typer.Option(hidden=True, help="End with this process.")] = None,
+) -> None:
+    """Publish a video file or a synthetic camera on a topic, packet by packet, as a camera would.
+
+    A synthetic camera: synthetic://640x360@30?gop=30&bframes=2&seed=1&camera=1. Ctrl-C ends it cleanly.
+    """
+    from comux.cli.publish import run_publish
+
+    code = run_publish(
+        source,
+        topic=topic,
+        address=address,
+        pace=pace,
+        loop=loop,
+        seconds=seconds,
+        frames=frames,
+        quiet=quiet,
+        parent=parent,
+    )
+    raise typer.Exit(code)
+
+
+@app.command(short_help="End a running program by its pid file.")
+def terminate(
+    pid_file: Annotated[Path, typer.Argument(metavar="[PIDFILE]", help="What the program wrote.")] = Path("pid"),
+    timeout: Annotated[float, typer.Option(min=0.0, metavar="S", help="Seconds to wait before killing.")] = 10.0,
+    kill: Annotated[bool, typer.Option("--kill/--no-kill", help="Kill what does not end in time.")] = True,
+) -> None:
+    """End a running program: ask it (SIGTERM), wait, then kill it; removes its pid file.
+
+    A pid file whose program has ended already is an answer, not an error; a pid that now belongs to another program
+    is refused.
+    """
+    from comux.cli.terminate import run_terminate
+
+    raise typer.Exit(run_terminate(pid_file, timeout=timeout, kill=kill))
+
+
+@topics.command("list")
+def topics_list(address: Address = "shm://") -> None:
+    """Every topic of an engine: what is readable, whether it has ended."""
+    from comux.cli.topics import list_topics
+
+    list_topics(address)
+
+
+@topics.command("delete")
+def topics_delete(names: Annotated[list[str], typer.Argument(metavar="TOPIC…")], address: Address = "shm://") -> None:
+    """Remove topics; one that a living program writes is refused."""
+    from comux.cli.topics import delete_topics
+
+    delete_topics(address, names)
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """The ``comux`` command: run ``arguments`` (default: the process's) and exit.
+
+    Raises:
+        SystemExit: always, with one of the documented codes.
+    """
+    sys.exit(execute(sys.argv[1:] if arguments is None else arguments))
+
+
+def execute(arguments: list[str]) -> int:
+    """Run one command and return its exit code; errors are printed on stderr in one line each."""
+    try:
+        result = app(args=arguments, prog_name="comux", standalone_mode=False)
+        code = result if isinstance(result, int) else OK
+        sys.stdout.flush()
+    except _ClickError as error:
+        return _usage(error)
+    except ComuxError as error:
+        return _report(error, str(error) or type(error).__name__, USAGE)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone (`comux … | head`). The interpreter would complain once more at its end.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - stays open to the end of the process
+        return FAILED
+    except OSError as error:
+        return _report(error, str(error), USAGE)
+    except Exception as error:  # noqa: BLE001 - the last frame of the program: whatever comes is one line
+        return _report(error, f"unexpected {type(error).__name__}: {error} ({DEBUG_VARIABLE}=1 shows where)", FAILED)
+    return code
+
+
+def _usage(error: Any) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+        print(error.format_message())
+        return USAGE
+    path = error.ctx.command_path if getattr(error, "ctx", None) is not None else "comux"
+    print(f"comux: {_one_line(error.format_message())} ({path} --help lists what there is)", file=sys.stderr)
+    return USAGE
+
+
+def _report(error: BaseException, message: str, code: int) -> int:
+    if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
+        traceback.print_exception(error)
+    print(f"comux: {_one_line(message)}", file=sys.stderr)
+    return code
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split()).removesuffix(".")

@@ -17,6 +17,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.video.codeccontext import VideoCodecContext
+from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from comux.errors import ClosedError, ComuxError, ConfigError, UnknownCodecError
@@ -156,12 +157,13 @@ class VideoEncoder:
         """Parameter sets (H.264, HEVC: Annex B), known after the first packet; ``None`` where the codec has none."""
         return self._extradata
 
-    def encode(self, array: npt.NDArray[np.uint8], pts: int) -> list[EncodedPacket]:
+    def encode(self, array: npt.NDArray[np.uint8], pts: int, *, keyframe: bool = False) -> list[EncodedPacket]:
         """Encode one picture.
 
         Args:
             array: ``uint8`` BGR of shape (H, W, 3), or I420 planes below each other of shape (H*3/2, W).
             pts: In frames, rising.
+            keyframe: Make this picture a keyframe, whatever its place in the GOP.
 
         Returns:
             The packets that are ready, in decoding order; with B-frames they come a few pictures later.
@@ -171,6 +173,8 @@ class VideoEncoder:
         """
         frame = self._frame(array)
         frame.pts = pts
+        if keyframe:
+            frame.pict_type = PictureType.I
         return self._run(frame)
 
     def flush(self) -> list[EncodedPacket]:
@@ -251,13 +255,13 @@ def _options(codec: str, gop: int, bframes: int, quality: float | None, open_gop
     if quality is not None and codec != "mjpeg":
         options["crf"] = f"{quality:g}"
     if codec == "h264":
-        options["preset"] = "ultrafast"
+        options |= {"preset": "ultrafast", "forced-idr": "1"}
         options["x264-params"] = (
             f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes={bframes}:b-adapt=0:b-pyramid=none:ref=1:threads=1"
             f":rc-lookahead=0:sync-lookahead=0:repeat-headers=1:annexb=1:open-gop={int(open_gop)}:8x8dct=0"
         )
     elif codec == "hevc":
-        options["preset"] = "ultrafast"
+        options |= {"preset": "ultrafast", "forced-idr": "1"}
         options["x265-params"] = (
             f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes={bframes}:b-adapt=0:repeat-headers=1:annexb=1"
             f":open-gop={int(open_gop)}:log-level=none:pools=none:frame-threads=1:rc-lookahead={bframes + 1}"

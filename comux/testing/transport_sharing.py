@@ -91,6 +91,19 @@ class SharingContract(ContractBase):
                 assert consumer.position() == offsets[7]
                 assert [record.offset for record in take(consumer, 3)] == offsets[7:]
 
+    def test_t4_a_start_that_is_gone_is_counted(self, broker: Broker) -> None:
+        topic = self.make(broker, records=8)
+        offsets = self.fill(broker, topic, 30)
+        gone = broker.topic(topic).log_start - offsets[0]
+        with broker.consumer(topic, start=offsets[0]) as consumer:
+            assert take(consumer, 1)[0].skipped == gone
+        with broker.consumer(topic, group="g", start=offsets[0]) as consumer:
+            assert take(consumer, 1)[0].offset == offsets[gone]
+        if broker.capabilities.gating:
+            assert broker.groups(topic)[0].lost == gone
+            with pytest.raises(ConfigError, match="start"):
+                broker.consumer(topic, group="future", start=offsets[-1] + 100)
+
     def test_t4_keyframe_start_without_a_keyframe_is_the_end(self, broker: Broker) -> None:
         topic = self.make(broker)
         self.fill(broker, topic, 3)

@@ -13,7 +13,8 @@ T4.  Every group sees every record from its start offset, at least once; ``start
 T5.  A lossy consumer sees a gap-free run, or is told how many it skipped (``Record.skipped``), and never a torn record.
 T6.  Every blocking call has a deadline, can be interrupted by Ctrl-C, by ``wakeup()`` and by ``close()`` from another
      thread, and costs no CPU while it waits.
-T7.  The end of a stream is explicit (``end()``), closes an epoch and is seen by every consumer after the last record.
+T7.  The end of a stream is explicit (``end()``), closes an epoch and is seen by every consumer after the last record:
+     it reads what is retained up to the end of the epoch it was opened in, then stops.
      A new producer opens the next epoch; consumers opened with ``on_end="wait"`` go on. A crash is no end.
 T8.  ``pause`` affects the handle it is called on. ``seek``/``position`` of a group shared by several members raise
      ``UnsupportedError``.

@@ -32,7 +32,7 @@ from .interface import (
 )
 from .memory_consumer import MemoryConsumer, resolve_start
 from .memory_handles import MemoryObserver, MemoryProducer, to_record
-from .memory_log import Group, Log, Store
+from .memory_log import Log, Store
 from .names import check_consumer, check_spec, unknown_topic
 
 CAPABILITIES = Capabilities(
@@ -185,7 +185,7 @@ class MemoryBroker(Broker):
                     raise unknown_topic(log.spec.name, sorted(self._store.logs), self.address)
             if group is not None:
                 for log, position in zip(logs, positions, strict=True):
-                    log.groups.setdefault(group, Group(group, position, position, durable))
+                    log.join(group, position, durable)
             return self._keep(MemoryConsumer(self._store, logs, positions, group, on_end, views, self._handles.discard))
 
     def observer(self, topic: str) -> Observer:

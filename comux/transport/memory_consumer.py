@@ -62,7 +62,7 @@ class Cursor:
         self.position = position  # lossy only
         self.skipped = 0  # passed over since the last record handed out
         self.paused = False
-        self.epoch = log.epoch_at(position if group is None else group.next)
+        self.epoch = log.epoch  # a consumer that stops does so where the epoch it was opened in ends
         self.stops = on_end == "stop"
 
     def limit(self) -> int:
@@ -314,7 +314,6 @@ class MemoryConsumer(Consumer):
         cursor.position = offset
         cursor.skipped = max(0, cursor.skipped + ahead)
         self._account.skip("jumped", ahead)
-        cursor.epoch = cursor.log.epoch_at(offset)
         self._ready.notify_all()
 
     def seek_to_beginning(self, topic: str | None = None) -> None:

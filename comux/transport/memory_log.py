@@ -124,7 +124,7 @@ class Log:
         self.keyframes: deque[int] = deque()
         self.epoch = 0
         self.ended = False
-        self.epochs: list[tuple[int, int | None]] = [(self.head, None)]  # start, end of each epoch
+        self.ends: list[int | None] = [None]  # of each epoch
         self.groups: dict[str, Group] = {}
         self.producers: set[object] = set()
         self.readers: dict[object, threading.Condition] = {}
@@ -145,16 +145,9 @@ class Log:
             assert stored is not None
             yield stored
 
-    def epoch_at(self, position: int) -> int:
-        """The epoch a reader at ``position`` is in: the newest one that began there or before."""
-        for epoch in range(len(self.epochs) - 1, 0, -1):
-            if self.epochs[epoch][0] <= position:
-                return epoch
-        return 0
-
     def end_of(self, epoch: int) -> int | None:
         """Offset at which ``epoch`` ended; ``None`` while it is open."""
-        return self.epochs[epoch][1]
+        return self.ends[epoch]
 
     def info(self) -> TopicInfo:
         return TopicInfo(self.spec, self.tail, self.head, self.epoch, self.ended)
@@ -173,6 +166,19 @@ class Log:
             )
             for g in self.groups.values()
         ]
+
+    def join(self, name: str, start: int, durable: bool) -> None:
+        """Make group ``name`` beginning at ``start``, where it is new; ``ConfigError`` for a start in the future."""
+        group = self.groups.get(name)
+        if group is None:
+            if start > self.head:
+                raise ConfigError(
+                    f"topic {self.spec.name!r}: group {name!r} cannot start at offset {start}, the next record is"
+                    f" {self.head}"
+                )
+            begin = max(start, self.tail)
+            self.groups[name] = group = Group(name, begin, begin, durable, lost=begin - start)
+        group.durable = group.durable or durable
 
     # -- room ------------------------------------------------------------------------------------------------------
 
@@ -266,13 +272,13 @@ class Log:
         if self.ended:
             self.ended = False
             self.epoch += 1
-            self.epochs.append((self.head, None))
+            self.ends.append(None)
 
     def end_epoch(self) -> None:
         """End the open epoch; nothing happens where none is open."""
         if not self.ended:
             self.ended = True
-            self.epochs[-1] = (self.epochs[-1][0], self.head)
+            self.ends[-1] = self.head
             self.wake_readers()
             self.space.notify_all()
 

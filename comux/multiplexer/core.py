@@ -1,0 +1,496 @@
+"""Everything a ``Comux`` owns: the table of sources, engines, books of deleted sources; and how they change.
+
+The table is immutable and swapped whole under ``hub.lock``: a running ``get_batch`` keeps its own. Changes (create,
+update, delete, start, close) take turns on one lock that no thread of a source ever takes, so joining under it cannot
+deadlock; it is never held while user code runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from comux.account import Account, AccountSnapshot, total
+from comux.decoders.interface import Decoder, DecoderOptions
+from comux.decoders.pool import ArrayPool
+from comux.errors import (
+    ClosedError,
+    ComuxError,
+    ConfigError,
+    ConnectError,
+    UnknownSourceError,
+    UnknownTopicError,
+)
+from comux.multiplexer.assemble import Assembler
+from comux.multiplexer.pictures import Hub
+from comux.multiplexer.results import ResultFuture, Results
+from comux.multiplexer.shared import FrameSharer
+from comux.multiplexer.source import Source, Surroundings, decoder_options, is_finite, open_consumer
+from comux.options import CamId, SourceOptions, topic_name
+from comux.records import Record
+from comux.telemetry import EventLog
+from comux.transport import Broker, Consumer, connect, parse_address
+
+_JOIN: Final = 5.0
+LIVE_CHANGES: Final = frozenset({"rate"})
+
+
+@dataclass
+class Settings:
+    """What a manager knows about sources before they start.
+
+    Attributes:
+        address: Engine of the packets.
+        produce_address: Engine of the results; ``None``: where the packets are.
+        consume_schema, produce_schema: Topics of a source.
+        share_schema: Topic of a source's decoded frames; ``None``: not shared.
+        defaults: Keys of ``SourceOptions`` for every source that does not set them itself.
+        strict: Whether a missing topic or engine is an error at the start.
+        check_produce: Whether the produce topics are made at the start.
+        produce_options: Passed to the engine of the results.
+    """
+
+    address: str = "shm://"
+    produce_address: str | None = None
+    consume_schema: str = "raw_:cam_id"
+    produce_schema: str = "stream_:cam_id"
+    share_schema: str | None = None
+    defaults: dict[str, Any] = field(default_factory=dict)
+    strict: bool = True
+    check_produce: bool = False
+    produce_options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The sources as they are, in order."""
+
+    sources: tuple[Source, ...] = ()
+
+    def find(self, cam_id: CamId) -> Source | None:
+        """The source of that id; ``1`` and ``"1"`` are the same."""
+        return next((source for source in self.sources if str(source.cam_id) == str(cam_id)), None)
+
+
+class Core:
+    """See the module. Thread-safe.
+
+    Args:
+        settings: May be changed until the sources start.
+        decoder: Makes a decoder.
+        results: ``Results``' arguments beyond engine and events.
+    """
+
+    def __init__(self, settings: Settings, decoder: Callable[[DecoderOptions], Decoder], **results: Any) -> None:
+        self.settings = settings
+        self.events = EventLog()
+        self.hub = Hub()
+        self.pool = ArrayPool()
+        self.table = Table()
+        self.specs: dict[str, SourceOptions] = {}
+        self.started = False
+        self.closed = False
+        self.assembler = Assembler(self.hub, self.pool)
+        self.results = Results(lambda address: self.engine(address, settings.produce_options), self.events, **results)
+        self.received: Callable[[CamId, Record], None] | None = None
+        self.at_close: list[Callable[[], None]] = []
+        self._decoder = decoder
+        self._changing = threading.RLock()
+        self._engines: dict[str, Broker] = {}
+        self._engines_lock = threading.Lock()
+        self._connected: dict[str, Consumer] = {}
+        self._past: dict[str, tuple[CamId, list[Account]]] = {}
+        self._pid = os.getpid()
+
+    # -- engines ---------------------------------------------------------------------------------------------------
+
+    def engine(self, address: str, options: Mapping[str, Any] | None = None) -> Broker:
+        """The engine at ``address``, opened once.
+
+        Raises:
+            ComuxError: the address is unknown, or the engine cannot be reached. ClosedError.
+        """
+        key = f"{address}\0{sorted((options or {}).items())!r}"
+        with self._engines_lock:
+            if self.closed:
+                raise ClosedError("this Comux is closed")
+            broker = self._engines.get(key)
+            if broker is None:
+                broker = self._engines[key] = connect(address, **(options or {}))
+            return broker
+
+    def _engine_of(self, options: SourceOptions) -> Broker:
+        return self.engine(options.address or self.settings.address, options.client_options)
+
+    # -- settings --------------------------------------------------------------------------------------------------
+
+    def resolve(self, spec: SourceOptions) -> SourceOptions:
+        """A source's complete settings: its own, the defaults, topics and addresses filled in.
+
+        Raises:
+            ConfigError: they do not fit together.
+        """
+        settings = self.settings
+        given = {name: getattr(spec, name) for name in spec.model_fields_set}
+        values = {**settings.defaults, **{name: value for name, value in given.items() if value is not None}}
+        address = values.setdefault("address", settings.address)
+        named = parse_address(address).topic
+        cam_id = values["cam_id"]
+        values.setdefault("consume_topic", named or topic_name(settings.consume_schema, cam_id))
+        values.setdefault("produce_topic", topic_name(settings.produce_schema, cam_id))
+        values.setdefault("produce_address", settings.produce_address or address)
+        if settings.share_schema is not None:
+            values.setdefault("share_frames", topic_name(settings.share_schema, cam_id))
+        options = SourceOptions(**values)
+        if options.codec == "frames" and options.share_frames is not None:
+            raise ConfigError(f"source {cam_id!r}: it reads shared frames; sharing them again is not needed")
+        return options
+
+    def around(self) -> Surroundings:
+        """What sources are given."""
+        return Surroundings(
+            self.hub, self.events, self.pool, self._engine_of, self._decoder, self.received, self._threads
+        )
+
+    def _threads(self) -> int:
+        """Codec threads of a finite source: the cores that would be idle otherwise."""
+        return max(1, (os.cpu_count() or 1) // max(1, len(self.table.sources)))
+
+    def _check(self, options: SourceOptions) -> None:
+        """Whatever can be known to be wrong before a thread runs."""
+        parse_address(options.address or "")
+        parse_address(options.produce_address or "")
+        try:
+            self._decoder(decoder_options(options)).close()
+        except ConfigError as exc:
+            raise type(exc)(f"source {options.cam_id!r}: {exc}") from None
+
+    def _source(self, options: SourceOptions, **more: Any) -> Source:
+        sharer = None
+        if options.share_frames is not None:
+            sharer = FrameSharer(
+                options.cam_id,
+                options.share_frames,
+                lambda: self._engine_of(options),
+                options.array_format,
+                self.events,
+            )
+        return Source(options, self.around(), sharer=sharer, **more)
+
+    # -- connecting and starting -----------------------------------------------------------------------------------
+
+    def connect(self, cam_id: CamId) -> Consumer:
+        """Take the place in the topic from which a source will be read; before it starts.
+
+        Raises:
+            ComuxError: the topic or its engine is not there. UnknownSourceError.
+        """
+        with self._changing:
+            spec = self.specs.get(str(cam_id))
+            if spec is None:
+                raise self.unknown(cam_id)
+            options = self.resolve(spec)
+            broker = self._engine_of(options)
+            finite = is_finite(options, broker.topic(options.consume_topic or ""))
+            consumer = open_consumer(options, broker, options.start, finite=finite)
+            self.drop_connected(cam_id)
+            self._connected[str(cam_id)] = consumer
+            return consumer
+
+    def connected(self, cam_id: CamId) -> Consumer | None:
+        """The consumer of a source: of its running thread, or the one it will start with."""
+        source = self.table.find(cam_id)
+        return self._connected.get(str(cam_id)) if source is None else source.consumer
+
+    def put_connected(self, cam_id: CamId, consumer: Consumer) -> None:
+        """Let a source begin with a consumer of the caller's."""
+        with self._changing:
+            self.drop_connected(cam_id)
+            self._connected[str(cam_id)] = consumer
+
+    def drop_connected(self, cam_id: CamId) -> None:
+        """Close the consumer that a source would have started with."""
+        consumer = self._connected.pop(str(cam_id), None)
+        if consumer is not None:
+            consumer.close()
+
+    def check_all(self) -> dict[str, SourceOptions]:
+        """Every source's complete settings, checked.
+
+        Raises:
+            ConfigError: something is wrong.
+        """
+        resolved = {key: self.resolve(spec) for key, spec in self.specs.items()}
+        for options in resolved.values():
+            self._check(options)
+        return resolved
+
+    def connect_all(self, *, strict: bool) -> None:
+        """Connect every source that is neither running nor connected.
+
+        Raises:
+            ComuxError: with ``strict``, one error that names every source whose topic or engine is missing; nothing is
+                left connected then.
+        """
+        with self._changing:
+            failures: list[tuple[CamId, ComuxError]] = []
+            opened: list[CamId] = []
+            for key, spec in self.specs.items():
+                if key in self._connected or self.table.find(key) is not None:
+                    continue
+                try:
+                    self.connect(spec.cam_id)
+                    opened.append(spec.cam_id)
+                except ConfigError:
+                    for cam_id in opened:
+                        self.drop_connected(cam_id)
+                    raise
+                except ComuxError as exc:
+                    failures.append((spec.cam_id, exc))
+            if failures and strict:
+                for cam_id in opened:
+                    self.drop_connected(cam_id)
+                raise _together(failures)
+
+    def start(self) -> None:
+        """Check everything, connect, then start every source. Idempotent.
+
+        Raises:
+            ComuxError: nothing was started and nothing is left behind.
+        """
+        with self._changing:
+            self.check_open()
+            if self.started:
+                return
+            if not self.specs:
+                raise ConfigError("no sources: give cam_ids, or create one")
+            resolved = self.check_all()
+            strict = self.settings.strict
+            self.connect_all(strict=strict)
+            if self.settings.check_produce:
+                self._check_produce(resolved.values(), strict=strict)
+            sources = tuple(
+                self._source(options, consumer=self._connected.pop(key, None)) for key, options in resolved.items()
+            )
+            self._swap(sources)
+            self.started = True
+            for source in sources:
+                source.start()
+
+    def _check_produce(self, sources: Iterable[SourceOptions], *, strict: bool) -> None:
+        failures: list[tuple[CamId, ComuxError]] = []
+        for options in sources:
+            try:
+                self.results.check(options.produce_address or "", options.produce_topic or "")
+            except ComuxError as exc:
+                failures.append((options.cam_id, exc))
+        if failures and strict:
+            for key in list(self._connected):
+                self.drop_connected(key)
+            raise _together(failures)
+
+    def _swap(self, sources: Sequence[Source]) -> None:
+        with self.hub.lock:
+            self.table = Table(tuple(sources))
+            self.hub.arrived.notify_all()
+
+    # -- changes ---------------------------------------------------------------------------------------------------
+
+    def unknown(self, cam_id: CamId) -> UnknownSourceError:
+        """The error for an id nobody has."""
+        there = ", ".join(repr(spec.cam_id) for spec in self.specs.values()) or "none"
+        return UnknownSourceError(f"no source {cam_id!r}; there are: {there}")
+
+    def find(self, cam_id: CamId) -> Source:
+        """A running source.
+
+        Raises:
+            UnknownSourceError.
+        """
+        source = self.table.find(cam_id)
+        if source is None:
+            raise self.unknown(cam_id)
+        return source
+
+    def create(self, spec: SourceOptions) -> SourceOptions:
+        """Add a source; it starts where the manager has started.
+
+        Raises:
+            ConfigError: the id exists, or a setting is wrong. ComuxError: topic or engine missing, where strict.
+        """
+        with self._changing:
+            self.check_open()
+            key = str(spec.cam_id)
+            if key in self.specs:
+                raise ConfigError(f"source {spec.cam_id!r} exists; update or delete it first")
+            options = self.resolve(spec)
+            self._check(options)
+            self.specs[key] = spec
+            try:
+                self.connect(spec.cam_id)
+            except ComuxError:
+                if self.settings.strict:
+                    del self.specs[key]
+                    raise
+            if self.started:
+                source = self._source(options, consumer=self._connected.pop(key, None))
+                self._swap((*self.table.sources, source))
+                source.start()
+        self.events.emit("source.created", f"reads {options.consume_topic!r}", source=key)
+        return options
+
+    def update(self, cam_id: CamId, changes: Mapping[str, Any]) -> SourceOptions:
+        """Change one source; it goes on where it was, with its books, unless it reads another topic now.
+
+        Raises:
+            ConfigError: a setting is wrong; nothing changed. UnknownSourceError.
+        """
+        with self._changing:
+            self.check_open()
+            key = str(cam_id)
+            spec = self.specs.get(key)
+            if spec is None:
+                raise self.unknown(cam_id)
+            given = {name: getattr(spec, name) for name in spec.model_fields_set}
+            wanted = SourceOptions(**{**given, **changes, "cam_id": spec.cam_id})
+            options = self.resolve(wanted)
+            self._check(options)
+            self.specs[key] = wanted
+            source = self.table.find(key)
+            if source is None:
+                self.drop_connected(cam_id)
+            elif set(changes) <= LIVE_CHANGES:
+                source.set_rate(options.rate)
+            else:
+                self._replace(source, options)
+        self.events.emit("source.updated", ", ".join(sorted(changes)) or "nothing", source=key)
+        return options
+
+    def _replace(self, old: Source, options: SourceOptions, consumer: Consumer | None = None) -> Source:
+        old.stop("updated")
+        old.join(_JOIN)
+        same = (old.options.consume_topic, old.options.address) == (options.consume_topic, options.address)
+        new = self._source(
+            options,
+            account=old.account,
+            position=old.position if same and consumer is None else None,
+            consumer=consumer,
+        )
+        self._swap([new if source is old else source for source in self.table.sources])
+        new.start()
+        return new
+
+    def replace_consumer(self, cam_id: CamId, consumer: Consumer) -> None:
+        """Read a source from another consumer from now on."""
+        with self._changing:
+            source = self.table.find(cam_id)
+            if source is None:
+                self.put_connected(cam_id, consumer)
+            else:
+                self._replace(source, source.options, consumer)
+
+    def restart(self, cam_id: CamId) -> Source:
+        """End a source's thread and go on with a new one at the same place."""
+        with self._changing:
+            source = self.find(cam_id)
+            return self._replace(source, source.options)
+
+    def delete(self, cam_id: CamId) -> None:
+        """End a source and free what it holds; its books stay in the totals.
+
+        Raises:
+            UnknownSourceError.
+        """
+        with self._changing:
+            self.check_open()
+            key = str(cam_id)
+            if self.specs.pop(key, None) is None:
+                raise self.unknown(cam_id)
+            self.drop_connected(key)
+            source = self.table.find(key)
+            if source is not None:
+                with self.hub.lock:
+                    self.table = Table(tuple(other for other in self.table.sources if other is not source))
+                    self._past.setdefault(key, (source.cam_id, []))[1].append(source.account)
+                source.stop("removed")
+        if source is not None and not source.join(_JOIN):
+            self.events.emit(
+                "source.stuck", f"its thread did not end within {_JOIN} s", source=key, level=logging.ERROR
+            )
+        self.events.emit("source.deleted", "no longer read", source=key)
+
+    def emit(self, cam_id: CamId, record: Record, headers: Mapping[str, Any] | None) -> ResultFuture:
+        """Re-emit a packet with results.
+
+        Raises:
+            ComuxError: see ``Results.send``.
+        """
+        spec = self.specs.get(str(cam_id))
+        options = self.resolve(spec if spec is not None else SourceOptions(cam_id=cam_id))
+        return self.results.send(cam_id, options.produce_address or "", options.produce_topic or "", record, headers)
+
+    # -- books -----------------------------------------------------------------------------------------------------
+
+    def accounts(self) -> dict[CamId, AccountSnapshot]:
+        """Every source's balance, deleted ones included."""
+        with self.hub.lock:
+            books: dict[CamId, list[Account]] = {cam_id: list(kept) for cam_id, kept in self._past.values()}
+            for source in self.table.sources:
+                books.setdefault(source.cam_id, []).append(source.account)
+        return {cam_id: total(account.snapshot() for account in kept) for cam_id, kept in books.items()}
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def check_open(self) -> None:
+        """Raise ``ClosedError`` after ``close`` and in a forked child."""
+        if self._pid != os.getpid():
+            raise ClosedError("this Comux belongs to the parent process; open one in this process")
+        if self.closed:
+            raise ClosedError("this Comux is closed; make a new one")
+
+    def close(self) -> None:
+        """Stop everything and let go of it; waits for the threads. Idempotent, and nothing in a forked child."""
+        if self._pid != os.getpid():
+            return
+        with self._changing:
+            if self.closed:
+                return
+            for end in self.at_close:
+                end()
+            self.assembler.close()
+            for source in self.table.sources:
+                source.stop("closed")
+            for source in self.table.sources:
+                if not source.join(_JOIN):
+                    self.events.emit(
+                        "source.stuck",
+                        f"its thread did not end within {_JOIN} s",
+                        source=str(source.cam_id),
+                        level=logging.ERROR,
+                    )
+            for key in list(self._connected):
+                self.drop_connected(key)
+            self.results.close()
+            with self._engines_lock:
+                self.closed = True
+                engines, self._engines = list(self._engines.values()), {}
+            for broker in engines:
+                with contextlib.suppress(ComuxError):
+                    broker.close()
+
+
+def _together(failures: Sequence[tuple[CamId, ComuxError]]) -> ComuxError:
+    """One error for several sources, of the kind they share."""
+    kinds = {type(exc) for _, exc in failures}
+    kind: type[ComuxError] = kinds.pop() if len(kinds) == 1 else ConnectError
+    if kind not in (UnknownTopicError, ConnectError):
+        kind = ConnectError
+    text = "; ".join(f"source {cam_id!r}: {exc}" for cam_id, exc in failures)
+    return kind(
+        f"{len(failures)} sources cannot start. {text}. Start what publishes them, or pass strict_on_fail=False"
+    )

@@ -1,0 +1,712 @@
+"""``Comux``: the door of the multiplexer. A façade: every method says what it takes, and hands it to ``Core``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from comux.account import AccountSnapshot
+from comux.control import Act, Controller, Registry, open_registry
+from comux.decoders import create_decoder
+from comux.decoders.interface import Decoder, DecoderOptions
+from comux.errors import ConfigError, EndOfStream
+from comux.headers import HeaderSchema
+from comux.headers import check_schema as check_header_schema
+from comux.multiplexer.assemble import Wanted
+from comux.multiplexer.batch import Batch, Item
+from comux.multiplexer.core import Core, Settings
+from comux.multiplexer.legacy import (
+    Consumers,
+    SourceConsumer,
+    Threads,
+    address_of,
+    positional,
+    source_words,
+    split_source_words,
+    start_of,
+)
+from comux.multiplexer.results import ResultFuture, SendLimits
+from comux.multiplexer.status import manager_status
+from comux.options import (
+    CamId,
+    Mode,
+    SourceOptions,
+    cam_id_of,
+    check_choice,
+    check_positive,
+    check_schema,
+    check_timeout,
+    replace_flag,
+)
+from comux.options import (
+    log_level as level_of,
+)
+from comux.telemetry import EventLog
+from comux.transport import Consumer
+
+SHARE_SCHEMA = "frames_:cam_id"
+_MODES = ("auto", "every_frame", "freshest")
+
+
+class Comux:
+    """Many sources, one loop over their newest (or every) picture, results re-emitted with the original packets.
+
+    ::
+
+        with Comux(["cam1", "cam2"], address="shm://") as cameras:
+            for batch in cameras:
+                for cam_id, index, array in batch:
+                    if array is not None:
+                        cameras.send(cam_id, index, {"mean": float(array.mean())})
+
+    Args:
+        cam_ids: Ids (or complete settings) of the sources, a ``Registry``, or the path of a YAML registry.
+        legacy: The first comux's positional forms: ``(consume_schema, produce_schema, log_level)`` or
+            ``(bootstrap_servers, control_topic, control_bootstrap_servers, acts)``.
+        address: Engine of the packets.
+        produce_address: Engine of the results; ``None``: where the packets are.
+        consume_schema, produce_schema: Topics of a source; ``:cam_id`` stands for its id.
+        share_frames: ``True`` or a schema: decoded frames go into a topic that others read with ``codec="frames"``.
+        strict_on_fail: A missing topic or engine is one error at the start; else sources wait for it.
+        header_schema: Pydantic model or function that checks and shapes the results.
+        emit: ``"results"``: only packets that were sent; ``"all"``: every packet in offset order.
+        emit_wait: Seconds that ``"all"`` waits for a packet's results.
+        send_timeout, max_in_flight, max_header_bytes, max_message_bytes: See ``SendLimits``.
+        log_level: Of the logger ``comux``; ``None`` leaves it alone. No handler is installed.
+        client_name: What control commands may be addressed to.
+        control_topic, control_address, acts: As ``setup_controller``.
+        decoder_factory: Makes decoders; the default is the registry of codecs.
+        source: Settings of ``SourceOptions`` for every source that has none of its own (``mode``, ``codec``, ``W``, …).
+
+    Everything is checked here or at the start, before a thread runs. Thread-safe. A context manager that starts on
+    entry; a program that forgets ``close()`` still ends. After a fork the child's copy raises ``ClosedError``.
+
+    Raises:
+        ConfigError: a setting is wrong. UnknownAddressError: no engine understands an address.
+    """
+
+    def __init__(self, cam_ids: Any = None, *legacy: Any, **options: Any) -> None:
+        words = positional(legacy, options)
+        level = level_of(words.pop("log_level", None))
+        control = {name: words.pop(name, None) for name in ("control_topic", "control_address", "acts")}
+        self.client_name: str = words.pop("client_name", "comux")
+        decoder: Callable[[DecoderOptions], Decoder] = words.pop("decoder_factory", None) or create_decoder
+        settings, results = _settings(words)
+        if level is not None:
+            logging.getLogger("comux").setLevel(level)
+        self._core = core = Core(settings, decoder, **results)
+        self._pid = os.getpid()
+        self._controller: Controller | None = None
+        self._ended = False
+        self._define(cam_ids)
+        self._end = weakref.finalize(self, core.close)
+        if control["control_topic"] is not None:
+            self.setup_controller(
+                control["control_topic"], control["control_address"] or settings.address, control["acts"]
+            )
+        elif control["acts"] is not None:
+            raise ConfigError("acts without control_topic: name the topic on which commands come")
+
+    def _define(self, cam_ids: Any) -> None:
+        if isinstance(cam_ids, (str, Path)) and str(cam_ids).lower().endswith((".yaml", ".yml")):
+            registry = open_registry(cam_ids)
+        elif isinstance(cam_ids, Registry):
+            registry = cam_ids
+        elif cam_ids is None:
+            raise ConfigError("cam_ids is missing: give a list of ids, a Registry, or the path of a YAML file")
+        else:
+            registry = open_registry(cam_ids)
+        self._core.specs = {str(spec.cam_id): spec for spec in registry.fetch()}
+        for spec in self._core.specs.values():
+            self._core.resolve(spec)
+
+    # -- setting up ------------------------------------------------------------------------------------------------
+
+    def setup_consumers(
+        self,
+        bootstrap_servers: Any = None,
+        replace: bool | None = None,
+        max_offset_diff: int | None = None,
+        strict_on_fail: bool | None = None,
+        over_write: bool | None = None,
+        *,
+        overwrite: bool | None = None,
+        end: bool | None = None,
+        **client_options: Any,
+    ) -> None:
+        """Say where the packets are, and connect every source.
+
+        Args:
+            bootstrap_servers: An address, or a list of ``host:port``.
+            replace: (also ``overwrite``, ``over_write``) Replace consumers that exist.
+            max_offset_diff: Lag limit in records.
+            strict_on_fail: Raise where a topic or engine is missing; else the source waits for it.
+            end: Begin at the end of the topics; ``False``: at their beginning.
+            client_options: Settings of sources, or options of the engine's client; they win over comux' own.
+
+        Raises:
+            NameError: consumers exist and are not to be replaced. ComuxError: a topic or engine is missing.
+        """
+        core = self._open_core()
+        if not replace_flag(replace=replace, overwrite=overwrite, over_write=over_write) and len(self.consumers):
+            raise NameError(f"consumers exist for {', '.join(map(str, self.consumers))}; pass replace=True")
+        ours, client = split_source_words(client_options)
+        changes: dict[str, Any] = {**ours}
+        if max_offset_diff is not None:
+            changes["max_offset_diff"] = check_positive(max_offset_diff, "max_offset_diff")
+        if end is not None:
+            changes["start"] = start_of(end)
+        if client:
+            changes["client_options"] = client
+        if bootstrap_servers is not None:
+            core.settings.address = address_of(bootstrap_servers, "bootstrap_servers")
+        if strict_on_fail is not None:
+            core.settings.strict = strict_on_fail
+        self._set_defaults(changes)
+        if not core.started:
+            for cam_id in self.cam_ids:
+                core.drop_connected(cam_id)
+            core.connect_all(strict=core.settings.strict)
+
+    def setup_decoders(
+        self,
+        rate: float | None = 10,
+        W: int | None = 1920,
+        H: int | None = 1080,
+        de_codec: str = "h264",
+        pix_fmt: str | None = "yuv420p",
+        **settings: Any,
+    ) -> None:
+        """Say how packets become arrays; the defaults are the first comux's.
+
+        Args:
+            rate: Most frames per second delivered; ``None``: all.
+            W, H: Size of the arrays; ``None``: the stream's.
+            de_codec: Codec.
+            pix_fmt: Of the stream; arrays are BGR unless ``array_format`` says otherwise.
+            settings: Further settings of ``SourceOptions``.
+
+        Raises:
+            ConfigError: a setting is wrong; nothing changed.
+        """
+        self._open_core()
+        changes = {"rate": None if rate is None else float(rate), "W": W, "H": H, "codec": de_codec, "pix_fmt": pix_fmt}
+        self._set_defaults({**changes, **source_words(settings)})
+
+    def _set_defaults(self, changes: Mapping[str, Any]) -> None:
+        """Change the settings of all sources; those that run are updated."""
+        core = self._core
+        before = dict(core.settings.defaults)
+        core.settings.defaults = {**before, **changes}
+        try:
+            core.check_all()
+        except ConfigError:
+            core.settings.defaults = before
+            raise
+        if core.started:
+            for cam_id in self.cam_ids:
+                core.update(cam_id, {name: value for name, value in changes.items() if value is not None})
+
+    def setup_controller(
+        self,
+        topic: str,
+        bootstrap_servers: Any = None,
+        acts: Mapping[str, Act] | None = None,
+        **options: Any,
+    ) -> Controller:
+        """Obey commands on a topic: ``create, update, delete, status`` and the user's acts.
+
+        Args:
+            topic: The config topic; made when it is missing.
+            bootstrap_servers: Its address; ``None``: where the packets are.
+            acts: ``acts[name](comux, value)``.
+            options: Of ``comux.control.Controller``.
+
+        Returns:
+            The controller; it runs from ``start`` on, and commands sent after this call are seen.
+
+        Raises:
+            ComuxError: a wrong setting, or an engine that cannot be reached.
+        """
+        core = self._open_core()
+        if self._controller is not None:
+            raise ConfigError(f"a controller obeys topic {self._controller.topic!r} already")
+        address = (
+            core.settings.address if bootstrap_servers is None else address_of(bootstrap_servers, "bootstrap_servers")
+        )
+        controller = Controller(
+            core.engine(address),
+            topic,
+            self,
+            acts=acts,
+            events=core.events,
+            **{"name": self.client_name, **options},
+        )
+        controller.connect()
+        self._controller = controller
+        core.at_close.append(controller.close)
+        if core.started:
+            controller.start()
+        return controller
+
+    def setup_producer(
+        self,
+        bootstrap_servers: Any = None,
+        strict_on_fail: bool | None = None,
+        over_write: bool | None = None,
+        **client_options: Any,
+    ) -> None:
+        """Say where the results go; their topics are made at the start where they are missing.
+
+        Args:
+            bootstrap_servers: An address, or a list of ``host:port``.
+            strict_on_fail: Raise at the start where the engine cannot be reached.
+            over_write: Accepted; the user's options always win.
+            client_options: Options of the engine's client.
+
+        Raises:
+            ConfigError: a setting is wrong, or the sources run already.
+        """
+        core = self._open_core()
+        if core.started:
+            raise ConfigError("setup_producer after start: say where the results go before")
+        if over_write is not None:
+            replace_flag(over_write=over_write)
+        if bootstrap_servers is not None:
+            core.settings.produce_address = address_of(bootstrap_servers, "bootstrap_servers")
+        if strict_on_fail is not None:
+            core.settings.strict = core.settings.strict and strict_on_fail
+        core.settings.produce_options.update(client_options)
+        core.settings.check_produce = True
+        core.check_all()
+
+    def start(self) -> None:
+        """Check everything, take every source's place in its topic, start the threads. Idempotent.
+
+        Every packet published after this returns is received. Waits for engines, not for pictures.
+
+        Raises:
+            ComuxError: one error that names every source that cannot start; nothing was started.
+        """
+        core = self._open_core()
+        core.start()
+        if self._controller is not None:
+            self._controller.start()
+
+    def connect(self, cam_id: CamId, overwrite: bool = True) -> SourceConsumer:
+        """Take a source's place in its topic now rather than at the start.
+
+        Raises:
+            NameError: it is connected and ``overwrite`` is false. ComuxError: the topic or engine is missing.
+        """
+        core = self._open_core()
+        there = core.connected(cam_id)
+        if there is not None and not overwrite:
+            raise NameError(f"source {cam_id!r} has a consumer; pass overwrite=True to replace it")
+        if core.table.find(cam_id) is not None:
+            core.restart(cam_id)
+            return self.consumers[cam_id]
+        return SourceConsumer(core.connect(cam_id))
+
+    def connect_all(self) -> None:
+        """``connect`` every source that is not connected yet.
+
+        Raises:
+            ComuxError: one error that names every source that cannot be connected, unless ``strict_on_fail=False``.
+        """
+        core = self._open_core()
+        core.connect_all(strict=core.settings.strict)
+
+    def listen(self, consumer: Consumer | SourceConsumer) -> threading.Thread:
+        """Read from ``consumer`` in the thread of the source whose topic it reads; starts everything if need be.
+
+        Returns:
+            The source's thread.
+
+        Raises:
+            UnknownSourceError: no source reads its topic.
+        """
+        inner = consumer.consumer if isinstance(consumer, SourceConsumer) else consumer
+        core = self._open_core()
+        for spec in list(core.specs.values()):
+            if core.resolve(spec).consume_topic in inner.topics:
+                self.consumers[spec.cam_id] = inner
+                self.start()
+                return core.find(spec.cam_id).thread or threading.current_thread()
+        raise core.unknown(inner.topics[0])
+
+    # -- taking ----------------------------------------------------------------------------------------------------
+
+    def get_batch(
+        self,
+        frame: bool = False,
+        *,
+        timeout: float | None = None,
+        mode: Mode | None = None,
+        window: float | None = None,
+        min_items: int = 1,
+        align: float | None = None,
+        max_age: float | None = None,
+    ) -> Batch:
+        """One item per source, in the order of ``cam_ids``; starts the sources if need be.
+
+        Returns when every RUNNING source has a picture, or ``window`` after the first one was there, or at ``timeout``;
+        at once when a source is deleted meanwhile. Sources that have nothing get an empty item that says why.
+
+        Args:
+            frame: Packets (``bytes``) instead of arrays.
+            timeout: Seconds for the whole batch; ``None`` waits, ``0`` never waits.
+            mode: ``"every_frame"``: each source's oldest undelivered picture; ``"freshest"``: its newest, older ones
+                are dropped; ``"auto"``: freshest for live sources, every_frame for finite ones; ``None``: as the
+                sources are set. It also says how the sources keep their pictures from now on.
+            window: Seconds; ``None``: the fastest running source's own period, measured, at most 50 ms.
+            min_items: Fewest pictures to wait for (until ``timeout``).
+            align: Capture times may differ by this many seconds at most; older pictures are dropped, ``align``.
+            max_age: Pictures older than this many seconds are dropped, ``stale``.
+
+        Returns:
+            A ``Batch``; its arrays belong to the caller.
+
+        Raises:
+            EndOfStream: every source has ended and everything was delivered. WaitTimeoutError: another thread's call
+                took all of the time (calls take turns). ClosedError. ConfigError.
+        """
+        core = self._running_core()
+        if not isinstance(frame, bool):
+            raise ConfigError(f"get_batch({frame!r}): frame is True or False; did you mean timeout={frame!r}?")
+        if mode is not None:
+            self._set_mode(mode)
+        wanted = self._wanted(timeout, frame, window, min_items, align, max_age)
+        return core.assembler.batch(lambda: core.table.sources, wanted)
+
+    def _wanted(
+        self,
+        timeout: float | None,
+        frame: bool = False,
+        window: float | None = None,
+        min_items: int = 1,
+        align: float | None = None,
+        max_age: float | None = None,
+    ) -> Wanted:
+        seconds = check_timeout(timeout)
+        return Wanted(
+            deadline=None if seconds is None else time.monotonic() + seconds,
+            window=check_timeout(window, "window"),
+            min_items=check_positive(min_items, "min_items", zero=True),
+            align=check_timeout(align, "align"),
+            max_age=check_timeout(max_age, "max_age"),
+            packets=frame,
+        )
+
+    def _set_mode(self, mode: Mode) -> None:
+        check_choice(mode, "mode", _MODES)
+        core = self._core
+        with core.hub.lock:
+            for source in core.table.sources:
+                wanted = source.auto_mode if mode == "auto" else mode
+                if source.store.mode != wanted:
+                    source.store.set_mode(wanted)
+
+    def get(self, cam_id: CamId, frame: bool = False) -> Item:
+        """The source's next item as it is now; never waits.
+
+        Raises:
+            UnknownSourceError. EndOfStream: the source has ended and everything was delivered. ClosedError.
+        """
+        return self.read(cam_id, timeout=0, frame=frame)
+
+    def read(self, cam_id: CamId, timeout: float | None = 10, frame: bool = False) -> Item:
+        """The source's next item; waits up to ``timeout`` seconds. An empty item says why.
+
+        Raises:
+            UnknownSourceError. EndOfStream: the source has ended and everything was delivered. ClosedError.
+        """
+        core = self._running_core()
+        return core.assembler.single(core.find(cam_id), self._wanted(timeout, frame, window=0))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches until every source has ended."""
+        while True:
+            try:
+                batch = self.get_batch()
+            except EndOfStream:
+                return
+            yield batch
+
+    # -- results ---------------------------------------------------------------------------------------------------
+
+    def send(self, cam_id: CamId | Item, index: Any = None, headers: Mapping[str, Any] | None = None) -> ResultFuture:
+        """Re-emit the original packet of a picture with results as headers: ``send(cam_id, index, headers)`` or
+        ``send(item, headers)``.
+
+        Args:
+            cam_id: Of the source, or the item.
+            index: Of the picture (the packet's offset).
+            headers: Results: ``bytes``, ``str``, numbers, ``bool``, ``None``, lists, dictionaries, numpy arrays.
+
+        Returns:
+            A future; its result is the offset on the produce topic.
+
+        Raises:
+            NotRetainedError: the packet is no longer held. HeaderError, RecordTooLargeError: this record cannot be
+            sent. DeliveryError: earlier sends failed; this one was not accepted. WaitTimeoutError: too much is under
+            way.
+        """
+        core = self._open_core()
+        if isinstance(cam_id, Item):
+            item = cam_id
+            results = index if headers is None and isinstance(index, Mapping) else headers
+            if item.record is None:
+                raise ConfigError(
+                    f"source {item.cam_id!r}: the item is empty ({item.status}), there is no packet to send"
+                )
+            return core.emit(item.cam_id, item.record, results)
+        source = core.find(cam_id)
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise ConfigError(f"index {index!r} is {type(index).__name__}: pass the index of the item, or the item")
+        return core.emit(source.cam_id, source.retained.get(index), headers)
+
+    def send_batch(
+        self,
+        items: Batch | Iterable[Item],
+        headers: Sequence[Mapping[str, Any] | None] | Mapping[CamId, Mapping[str, Any]] | Callable[[Item], Any],
+    ) -> list[ResultFuture]:
+        """``send`` for every item that holds a picture.
+
+        Args:
+            items: A batch, or items of it.
+            headers: One mapping per item, in order; or by ``cam_id``; or a function of the item. Items without
+                (``None``, or no such key) are not sent.
+
+        Returns:
+            The futures, in order.
+
+        Raises:
+            ConfigError: the numbers do not agree. And as ``send``.
+        """
+        listed = list(items)
+        if isinstance(headers, Mapping):
+            each: list[Any] = [headers.get(item.cam_id) for item in listed]
+        elif callable(headers):
+            each = [headers(item) if item else None for item in listed]
+        else:
+            each = list(headers)
+        if len(each) != len(listed):
+            raise ConfigError(f"send_batch: {len(listed)} items and {len(each)} headers; pass one per item")
+        pairs = [(item, results) for item, results in zip(listed, each, strict=True) if item and results is not None]
+        return [self.send(item, headers=results) for item, results in pairs]
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until every ``send`` has its fate.
+
+        Raises:
+            WaitTimeoutError: not in time. DeliveryError: some failed.
+        """
+        self._open_core().results.flush(check_timeout(timeout))
+
+    # -- changing --------------------------------------------------------------------------------------------------
+
+    def create(self, cam_id: CamId | None = None, **settings: Any) -> dict[str, Any]:
+        """Add a source; it is in the next batch.
+
+        Args:
+            cam_id: Its id.
+            settings: Of ``SourceOptions``, where they differ from the others'.
+
+        Returns:
+            ``{"success": True, "msg": …, "source": …}``.
+
+        Raises:
+            ConfigError: the id exists, or a setting is wrong. ComuxError: its topic is missing (``strict_on_fail``).
+        """
+        if cam_id is None:
+            raise ConfigError("create: cam_id is missing")
+        options = self._open_core().create(SourceOptions(cam_id=cam_id, **source_words(settings)))
+        return {"success": True, "msg": f"source {cam_id!r} created", "source": options.spec()}
+
+    def update(self, cam_id: CamId, **changes: Any) -> dict[str, Any]:
+        """Change settings of a source; it goes on where it was, with its books.
+
+        Raises:
+            UnknownSourceError. ConfigError: a setting is wrong; nothing changed.
+        """
+        options = self._open_core().update(cam_id, source_words(changes))
+        return {"success": True, "msg": f"source {cam_id!r} updated", "source": options.spec()}
+
+    def delete(self, cam_id: CamId) -> dict[str, Any]:
+        """End a source and free what it holds; a waiting ``get_batch`` returns with its item ``removed``.
+
+        Raises:
+            UnknownSourceError.
+        """
+        self._open_core().delete(cam_id)
+        return {"success": True, "msg": f"source {cam_id!r} deleted"}
+
+    def kill(self, cam_id: CamId) -> dict[str, Any]:
+        """``delete``, by the first comux's name."""
+        return self.delete(cam_id)
+
+    def pause(self, cam_id: CamId) -> dict[str, Any]:
+        """Stop fetching from a source; what waits is still delivered.
+
+        Raises:
+            UnknownSourceError.
+        """
+        self._open_core().find(cam_id).pause()
+        return {"success": True, "msg": f"source {cam_id!r} paused"}
+
+    def resume(self, cam_id: CamId) -> dict[str, Any]:
+        """Go on; the lag rule decides from where.
+
+        Raises:
+            UnknownSourceError.
+        """
+        self._open_core().find(cam_id).resume()
+        return {"success": True, "msg": f"source {cam_id!r} resumed"}
+
+    def set_rate(self, cam_id: CamId, rate: float | None) -> dict[str, Any]:
+        """Deliver at most ``rate`` frames per second of a source; ``None``: all.
+
+        Raises:
+            UnknownSourceError. ConfigError: no rate.
+        """
+        return self.update(cam_id, rate=None if rate is None else float(rate))
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    @property
+    def cam_ids(self) -> tuple[CamId, ...]:
+        """The sources, in order."""
+        return tuple(spec.cam_id for spec in list(self._core.specs.values()))
+
+    @property
+    def consumers(self) -> Consumers:
+        """Consumers by ``cam_id``; setting a key replaces, deleting a key kills."""
+        return Consumers(self._core)
+
+    @property
+    def threads(self) -> Threads:
+        """Threads by ``cam_id``; setting a key replaces, deleting a key kills."""
+        return Threads(self._core)
+
+    @property
+    def events(self) -> EventLog:
+        """What happened; ``events.listen(fn)`` for what will."""
+        return self._core.events
+
+    @property
+    def controller(self) -> Controller | None:
+        """What obeys commands, where ``setup_controller`` was called."""
+        return self._controller
+
+    def status(self) -> dict[str, Any]:
+        """Everything as it stands, JSON-ready: per source state, reason, fps, lag, age, books; totals; results.
+
+        Raises:
+            ClosedError.
+        """
+        return manager_status(self._open_core(), self.client_name)
+
+    def accounts(self) -> dict[CamId, AccountSnapshot]:
+        """Every source's balance, deleted ones included; also after ``close``."""
+        return self._core.accounts()
+
+    def get_topic_from_cam_id(self, cam_id: CamId, kind: Literal["consume", "produce"] = "consume") -> str:
+        """The topic of a source.
+
+        Raises:
+            UnknownSourceError. ConfigError: ``kind`` is neither.
+        """
+        check_choice(kind, "kind", ("consume", "produce"))
+        spec = self._core.specs.get(str(cam_id))
+        if spec is None:
+            raise self._core.unknown(cam_id)
+        options = self._core.resolve(spec)
+        return (options.consume_topic if kind == "consume" else options.produce_topic) or ""
+
+    def get_cam_id_from_topic(self, topic: str) -> CamId:
+        """The source that reads or feeds ``topic``.
+
+        Raises:
+            UnknownSourceError: none does. ConfigError: it follows no schema.
+        """
+        for spec in list(self._core.specs.values()):
+            options = self._core.resolve(spec)
+            if topic in (options.consume_topic, options.produce_topic):
+                return spec.cam_id
+        raise self._core.unknown(cam_id_of(self._core.settings.consume_schema, topic))
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    def _open_core(self) -> Core:
+        self._core.check_open()
+        return self._core
+
+    def _running_core(self) -> Core:
+        core = self._open_core()
+        if not core.started:
+            self.start()
+        return core
+
+    def close(self) -> None:
+        """Stop everything; waits for the threads. Idempotent."""
+        self._core.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._core.closed
+
+    def __enter__(self) -> Comux:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        life = "closed" if self._core.closed else "running" if self._core.started else "not started"
+        return f"<Comux {len(self._core.specs)} sources, {life}>"
+
+
+def _settings(words: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
+    """Part the constructor's words into settings of the manager and arguments of its results.
+
+    Raises:
+        ConfigError: an unknown word or a wrong value.
+    """
+    limits = SendLimits()
+    send: dict[str, Any] = {name: words.pop(name, getattr(limits, name)) for name in SendLimits.__dataclass_fields__}
+    check_timeout(send["send_timeout"], "send_timeout")
+    for name in ("max_in_flight", "max_header_bytes"):
+        check_positive(send[name], name)
+    schema: HeaderSchema | None = words.pop("header_schema", None)
+    check_header_schema(schema)
+    share = words.pop("share_frames", None)
+    settings = Settings(
+        address=address_of(words.pop("address", "shm://"), "address"),
+        consume_schema=check_schema(words.pop("consume_schema", "raw_:cam_id"), "consume_schema"),
+        produce_schema=check_schema(words.pop("produce_schema", "stream_:cam_id"), "produce_schema"),
+        strict=bool(words.pop("strict_on_fail", True)),
+    )
+    produce = words.pop("produce_address", None)
+    if produce is not None:
+        settings.produce_address = address_of(produce, "produce_address")
+    if share is not None and share is not False:
+        settings.share_schema = SHARE_SCHEMA if share is True else check_schema(share, "share_frames")
+    ours, client = split_source_words(words)
+    settings.defaults = ours
+    if client:
+        settings.defaults["client_options"] = {**ours.get("client_options", {}), **client}
+    return settings, {"schema": schema, "limits": SendLimits(**send)}

@@ -1,0 +1,220 @@
+"""Pictures that wait to be taken, and the one lock under which everything that a batch depends on changes.
+
+**Problem.** Source threads put pictures, callers take them, the lag between the two is bounded, and an interrupt
+(Ctrl-C in the middle of a batch) must neither lose nor duplicate one.
+
+**Store.** ``every_frame``: a full store blocks the source's thread until there is room. ``freshest``: the store holds
+two pictures; a third pushes out the oldest, cause ``superseded``. The mode may change at any time.
+
+**Taking.** A caller *claims* a picture (it leaves the queue and is written into the caller's list *first*), converts it
+outside the lock, and *commits*: only then it is delivered in the books. Whatever interrupts in between, ``give_back``
+puts the claimed picture where it was. In the books it is held at ``pictures`` all the while. The list is written before
+the queue changes, and ``give_back`` looks whether the queue's head is that picture already, so an interrupt between
+the two statements is harmless.
+
+**Lock.** ``Hub.lock`` guards every store and every source's state of one manager; operations under it are short and
+never call into engines, codecs or user code. Order: hub lock before an account's lock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy.typing as npt
+
+from comux.account import Account
+from comux.decoders.interface import Identity, Picture
+from comux.records import Record
+
+StoreMode = Literal["every_frame", "freshest"]
+
+PLACE: Final = "pictures"
+FRESHEST_PICTURES: Final = 2
+EVERY_FRAME_PICTURES: Final = 64
+
+
+class Hub:
+    """The lock, and the condition on which callers wait for pictures and for changes of state.
+
+    Attributes:
+        lock: Guards stores and states.
+        arrived: Notified when a store gains its first picture, when a state changes and when the table changes.
+        eager: How many waiting callers want to hear of every picture.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.arrived = threading.Condition(self.lock)
+        self.eager = 0
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """A picture that waits.
+
+    Attributes:
+        record: Its packet.
+        identity: Of the packet.
+        degraded: Decoded across damage.
+        decoded_ns: Monotonic nanoseconds at which the decoder gave it out.
+        nbytes: What it keeps alive.
+        picture: Where it is converted by whoever takes it; else ``None``, so that the codec's frame is free.
+        array: Where it is converted already.
+        counted: ``False`` for the further pictures of one record, which the books do not know.
+        stored_ns: Monotonic nanoseconds at which it came in.
+    """
+
+    record: Record
+    identity: Identity
+    degraded: bool
+    decoded_ns: int
+    nbytes: int
+    picture: Picture | None
+    array: npt.NDArray[Any] | None
+    counted: bool = True
+    stored_ns: int = field(default_factory=time.monotonic_ns)
+
+
+class PictureStore:
+    """One source's waiting pictures, oldest first. Every method but ``put`` is called with ``hub.lock`` held.
+
+    Args:
+        hub: Shared by all stores of a manager.
+        account: The source's books; pictures are held at ``pictures``.
+        mode: See the module.
+        max_bytes: Most bytes waiting in ``every_frame``; one picture is always let in.
+        max_pictures: Most pictures waiting in ``every_frame``.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        account: Account,
+        mode: StoreMode,
+        *,
+        max_bytes: int = 64 << 20,
+        max_pictures: int = EVERY_FRAME_PICTURES,
+    ) -> None:
+        self._hub = hub
+        self._account = account
+        self._room = threading.Condition(hub.lock)
+        self._entries: deque[Entry] = deque()
+        self._closed = False
+        self.mode: StoreMode = mode
+        self.max_bytes = max_bytes
+        self.max_pictures = max_pictures
+        self.blocked = False  #: a source's thread waits for room
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that wait."""
+        return sum(entry.nbytes for entry in self._entries)
+
+    def put(self, entry: Entry, place: str) -> bool:
+        """Take a picture in, from the source's thread; waits for room in ``every_frame``.
+
+        Args:
+            entry: The picture; held by the books at ``place`` until it is in.
+            place: Where it comes from.
+
+        Returns:
+            ``False`` where the store was closed; the books are unchanged then.
+        """
+        with self._hub.lock:
+            while self._full(entry) and not self._closed:
+                self.blocked = True
+                self._room.wait()
+            self.blocked = False
+            if self._closed:
+                return False
+            if self.mode == "freshest":
+                while len(self._entries) >= FRESHEST_PICTURES:
+                    self.drop_oldest("superseded")
+            if entry.counted:
+                self._account.move(place, PLACE)
+            entry.stored_ns = time.monotonic_ns()
+            self._entries.append(entry)
+            if len(self._entries) == 1 or self._hub.eager:
+                self._hub.arrived.notify_all()
+            return True
+
+    def _full(self, entry: Entry) -> bool:
+        if self.mode == "freshest" or not self._entries:
+            return False
+        return len(self._entries) >= self.max_pictures or self.nbytes + entry.nbytes > self.max_bytes
+
+    def oldest(self) -> Entry | None:
+        """The picture that has waited longest."""
+        return self._entries[0] if self._entries else None
+
+    def peek(self) -> Entry | None:
+        """The picture that ``claim`` would take: the newest in ``freshest``, else the oldest."""
+        if not self._entries:
+            return None
+        return self._entries[-1 if self.mode == "freshest" else 0]
+
+    def claim(self, into: list[Entry]) -> None:
+        """Take one picture into ``into``; in ``freshest`` the older ones are dropped, ``superseded``."""
+        while self.mode == "freshest" and len(self._entries) > 1:
+            self.drop_oldest("superseded")
+        if self._entries:
+            into.append(self._entries[0])
+            self._entries.popleft()
+
+    def give_back(self, entry: Entry) -> None:
+        """Undo ``claim``."""
+        if self._closed:
+            self._forget(entry, "removed")
+        elif not self._entries or self._entries[0] is not entry:
+            self._entries.appendleft(entry)
+            self._hub.arrived.notify_all()
+
+    def commit(self, entry: Entry) -> None:
+        """A claimed picture is delivered: counted, and there is room."""
+        if entry.counted:
+            self._account.deliver(PLACE)
+        self._room.notify()
+
+    def spoil(self, entry: Entry, cause: str) -> None:
+        """A claimed picture could not be used after all."""
+        self._forget(entry, cause)
+        self._room.notify()
+
+    def drop_oldest(self, cause: str) -> None:
+        """Give up the oldest picture."""
+        self._forget(self._entries.popleft(), cause)
+        self._room.notify()
+
+    def drop_older_than(self, capture_ns: int, cause: str) -> int:
+        """Give up every leading picture captured before ``capture_ns``; returns how many."""
+        dropped = 0
+        while self._entries and self._entries[0].record.timestamp_ns < capture_ns:
+            self.drop_oldest(cause)
+            dropped += 1
+        return dropped
+
+    def set_mode(self, mode: StoreMode) -> None:
+        """Keep pictures by another mode from now on."""
+        self.mode = mode
+        if mode == "freshest":
+            while len(self._entries) > FRESHEST_PICTURES:
+                self.drop_oldest("superseded")
+        self._room.notify_all()
+
+    def close(self, cause: str) -> None:
+        """Drop everything with ``cause`` and let go a thread that waits for room."""
+        self._closed = True
+        while self._entries:
+            self.drop_oldest(cause)
+        self._room.notify_all()
+
+    def _forget(self, entry: Entry, cause: str) -> None:
+        if entry.counted:
+            self._account.drop(PLACE, cause)

@@ -1,0 +1,323 @@
+"""Results: the original packet again, byte for byte, with the user's results as headers.
+
+**What is sent.** Value, key, timestamp and flags of the packet; its headers in their order, then the results, then
+``comux-types`` (how to decode them) and ``comux-source`` (topic, epoch and offset of the packet).
+
+**When it fails.** ``send`` never waits for a broker's answer: it returns a future. At most ``max_in_flight`` sends are
+under way; when that many are, ``send`` waits ``send_timeout`` for one to be done. A delivery that failed is raised by
+the next ``send`` or ``flush``, before that accepts its own record, with the (cam_id, index) of each. What concerns the
+record itself (size, a header that cannot be sent) is raised at once. A produce topic that is missing is made; an engine
+that cannot be reached makes the delivery fail, and the next send tries again.
+
+**Books.** received = every accepted send; delivered = published; dropped: ``failed``, ``full`` (the topic's
+``drop_newest``); held: ``in_flight``.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from comux.account import Account, AccountSnapshot
+from comux.errors import (
+    ClosedError,
+    ComuxError,
+    DeliveryError,
+    RecordTooLargeError,
+    UnknownTopicError,
+    WaitTimeoutError,
+)
+from comux.headers import HeaderSchema, apply_schema, encode_headers, headers_bytes
+from comux.options import CamId
+from comux.records import HEADER_SOURCE, Headers, Record
+from comux.telemetry import EventLog
+from comux.transport import Broker, Producer, SendFuture, TopicSpec
+
+_FAILURES_KEPT: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class SendLimits:
+    """Limits of ``send``.
+
+    Attributes:
+        send_timeout: Seconds to wait for room, in flight or in the topic.
+        max_in_flight: Sends under way at most.
+        max_header_bytes: Bytes of all headers of one record at most.
+        max_message_bytes: Bytes of value and headers at most; ``None``: the engine's own limit.
+    """
+
+    send_timeout: float = 5.0
+    max_in_flight: int = 1000
+    max_header_bytes: int = 4 << 20
+    max_message_bytes: int | None = None
+
+
+class ResultFuture(SendFuture):
+    """The fate of one ``send``.
+
+    Attributes:
+        cam_id, index: Which picture's.
+    """
+
+    def __init__(self, cam_id: CamId, index: int) -> None:
+        self.cam_id = cam_id
+        self.index = index
+        self._inner: concurrent.futures.Future[int | None] = concurrent.futures.Future()
+
+    def done(self) -> bool:
+        """Whether the fate is known."""
+        return self._inner.done()
+
+    def result(self, timeout: float | None = None) -> int | None:
+        """Offset on the produce topic; ``None`` where its ``drop_newest`` dropped the record.
+
+        Raises:
+            WaitTimeoutError: not known in time. DeliveryError: it failed, with the cause.
+        """
+        error = self.exception(timeout)
+        if error is not None:
+            raise error
+        return self._inner.result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The ``DeliveryError``, or ``None``; waits like ``result``."""
+        try:
+            return self._inner.exception(timeout)
+        except concurrent.futures.TimeoutError:
+            raise WaitTimeoutError(
+                f"the result of ({self.cam_id!r}, {self.index}) was not delivered within {timeout} s; it may still be"
+            ) from None
+
+    def add_done_callback(self, fn: Callable[[SendFuture], None]) -> None:
+        """Call ``fn`` once the fate is known; at once if it is."""
+        self._inner.add_done_callback(lambda _: fn(self))
+
+    def settle(self, offset: int | None, error: BaseException | None = None) -> None:
+        """The fate is known."""
+        if error is None:
+            self._inner.set_result(offset)
+        else:
+            self._inner.set_exception(error)
+
+
+class Results:
+    """Re-emits packets. Thread-safe.
+
+    Args:
+        broker: Gives the engine at an address; may raise ``ComuxError``.
+        events: Where failures are told.
+        schema: The user's check and shape of headers.
+        limits: See ``SendLimits``.
+    """
+
+    def __init__(
+        self,
+        broker: Callable[[str], Broker],
+        events: EventLog,
+        *,
+        schema: HeaderSchema | None = None,
+        limits: SendLimits | None = None,
+    ) -> None:
+        self._broker = broker
+        self._events = events
+        self._schema = schema
+        self.limits = limits or SendLimits()
+        self._lock = threading.Lock()
+        self._done = threading.Condition(self._lock)
+        self._outlets: dict[tuple[str, str], Producer] = {}
+        self._open_lock = threading.Lock()
+        self._in_flight = 0
+        self._failures: list[tuple[tuple[CamId, int], BaseException]] = []
+        self._account = Account()
+        self._closed = False
+
+    def headers(self, cam_id: CamId, record: Record, results: Mapping[str, Any] | None) -> Headers:
+        """The complete headers of a re-emitted packet.
+
+        Raises:
+            HeaderError: a result cannot be sent. RecordTooLargeError: names the limit to raise.
+        """
+        encoded = encode_headers(apply_schema(self._schema, results) if results is not None else None)
+        source = json.dumps([record.topic, record.epoch, record.offset], separators=(",", ":")).encode()
+        headers = (*record.headers, *encoded, (HEADER_SOURCE, source))
+        size = headers_bytes(headers)
+        if size > self.limits.max_header_bytes:
+            raise RecordTooLargeError(
+                f"source {cam_id!r} index {record.offset}: the headers have {size} bytes, max_header_bytes is "
+                f"{self.limits.max_header_bytes}; send less, or raise it"
+            )
+        whole = size + memoryview(record.value or b"").nbytes
+        if self.limits.max_message_bytes is not None and whole > self.limits.max_message_bytes:
+            raise RecordTooLargeError(
+                f"source {cam_id!r} index {record.offset}: packet and headers have {whole} bytes, max_message_bytes is "
+                f"{self.limits.max_message_bytes}; send less, or raise it"
+            )
+        return headers
+
+    def send(
+        self, cam_id: CamId, address: str, topic: str, record: Record, results: Mapping[str, Any] | None
+    ) -> ResultFuture:
+        """Re-emit ``record`` with ``results``.
+
+        Raises:
+            DeliveryError: earlier sends failed; this one was not accepted.
+            WaitTimeoutError: too much is under way, or the topic is full. HeaderError, RecordTooLargeError,
+                ClosedError.
+        """
+        self.raise_failures()
+        headers = self.headers(cam_id, record, results)
+        future = ResultFuture(cam_id, record.offset)
+        self._enter()
+        try:
+            self.publish(address, topic, record, headers, future)
+        except BaseException:
+            self._leave(None)
+            raise
+        return future
+
+    def publish(self, address: str, topic: str, record: Record, headers: Headers, future: ResultFuture) -> None:
+        """Hand one entered record to its producer; an engine that fails settles the future, a bad record raises."""
+        try:
+            producer = self._outlet(address, topic)
+            inner = producer.send(
+                record.value,
+                key=record.key,
+                headers=headers,
+                timestamp_ns=record.timestamp_ns,
+                flags=record.flags,
+                timeout=self.limits.send_timeout,
+            )
+        except (RecordTooLargeError, WaitTimeoutError):
+            raise
+        except ComuxError as exc:
+            self._forget(address, topic)
+            self._settle(future, None, exc)
+            return
+        inner.add_done_callback(lambda done: self._settle_inner(future, done))
+
+    # -- flight ----------------------------------------------------------------------------------------------------
+
+    def _enter(self) -> None:
+        deadline = time.monotonic() + self.limits.send_timeout
+        with self._lock:
+            while self._in_flight >= self.limits.max_in_flight and not self._closed:
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._done.wait(left):
+                    raise WaitTimeoutError(
+                        f"{self._in_flight} results are under way (max_in_flight) and none was delivered within "
+                        f"send_timeout={self.limits.send_timeout} s; send slower, or raise one of them"
+                    )
+            if self._closed:
+                raise ClosedError("this Comux is closed; results can no longer be sent")
+            self._in_flight += 1
+            self._account.receive("in_flight")
+
+    def _leave(self, cause: str | None) -> None:
+        with self._lock:
+            self._in_flight -= 1
+            if cause is None:
+                self._account.drop("in_flight", "refused")
+            elif cause:
+                self._account.drop("in_flight", cause)
+            else:
+                self._account.deliver("in_flight")
+            self._done.notify_all()
+
+    def _settle_inner(self, future: ResultFuture, done: SendFuture) -> None:
+        error = done.exception(0)
+        self._settle(future, None if error is not None else done.result(0), error)
+
+    def _settle(self, future: ResultFuture, offset: int | None, error: BaseException | None) -> None:
+        if error is not None:
+            where = (future.cam_id, future.index)
+            failure = DeliveryError(f"the result of {where} was not delivered: {error}", ((where, error),))
+            failure.__cause__ = error
+            with self._lock:
+                if len(self._failures) < _FAILURES_KEPT:
+                    self._failures.append((where, error))
+            self._leave("failed")
+            future.settle(None, failure)
+            self._events.emit(
+                "results.failed", str(failure), source=str(future.cam_id), level=logging.WARNING, index=future.index
+            )
+            return
+        self._leave("" if offset is not None else "full")
+        future.settle(offset)
+
+    def raise_failures(self) -> None:
+        """Raise ``DeliveryError`` for sends that failed since the last time, if any."""
+        with self._lock:
+            failures, self._failures = self._failures, []
+        if failures:
+            where, error = failures[0]
+            raise DeliveryError(
+                f"{len(failures)} earlier results were not delivered, the first is {where}: {error}. This send was not "
+                "accepted; send again",
+                tuple(failures),
+            )
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until every send has its fate.
+
+        Raises:
+            WaitTimeoutError: not within ``timeout`` seconds. DeliveryError: some failed.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            while self._in_flight:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise WaitTimeoutError(f"{self._in_flight} results were still under way after {timeout} s")
+                self._done.wait(left)
+        self.raise_failures()
+
+    # -- outlets ---------------------------------------------------------------------------------------------------
+
+    def check(self, address: str, topic: str) -> None:
+        """Make sure of a produce topic before anything starts.
+
+        Raises:
+            ComuxError: its engine cannot be reached or refuses the topic.
+        """
+        self._outlet(address, topic)
+
+    def _outlet(self, address: str, topic: str) -> Producer:
+        with self._open_lock:
+            producer = self._outlets.get((address, topic))
+            if producer is None:
+                broker = self._broker(address)
+                try:
+                    broker.topic(topic)
+                except UnknownTopicError:
+                    broker.create_topic(TopicSpec(topic, metadata={"content": "comux results"}), exist_ok=True)
+                producer = self._outlets[address, topic] = broker.producer(topic, name="comux-results")
+            return producer
+
+    def _forget(self, address: str, topic: str) -> None:
+        with self._open_lock:
+            producer = self._outlets.pop((address, topic), None)
+        if producer is not None:
+            with contextlib.suppress(ComuxError):
+                producer.close()
+
+    def account(self) -> AccountSnapshot:
+        """One instant of the books."""
+        return self._account.snapshot()
+
+    def close(self) -> None:
+        """Close every producer; what is under way is left to them."""
+        with self._lock:
+            self._closed = True
+            self._done.notify_all()
+        with self._open_lock:
+            outlets = list(self._outlets)
+        for address, topic in outlets:
+            self._forget(address, topic)

@@ -1,0 +1,58 @@
+"""A manager as it stands, as plain data for people, commands and dashboards."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from comux.account import total
+from comux.multiplexer.core import Core
+from comux.multiplexer.source import Source
+
+
+def source_status(source: Source) -> dict[str, Any]:
+    """One source, JSON-ready; seconds and Unix seconds.
+
+    ``fps`` is of pictures decoded and kept, ``delivered_fps`` of what callers took; ``lag_figure_age`` says how old the
+    two lag figures are; ``age`` is the last delivered picture's, from capture to delivery.
+    """
+    records, seconds, figure_age = source.lag()
+    now = time.monotonic_ns()
+    options = source.options
+    return {
+        "state": str(source.state),
+        "reason": source.reason,
+        "since": (now - source.since_ns) / 1e9,
+        "mode": source.store.mode,
+        "finite": source.finite,
+        "topic": source.topic,
+        "address": options.address,
+        "codec": options.codec,
+        "size": None if source.size is None else list(source.size),
+        "fps": round(source.pictures.rate(now), 2),
+        "packets_per_second": round(source.arrivals.rate(now), 2),
+        "delivered_fps": round(source.deliveries.rate(now), 2),
+        "lag": records,
+        "lag_seconds": round(seconds, 6),
+        "lag_figure_age": round(figure_age, 6),
+        "age": source.last_age,
+        "position": source.position,
+        "jumps": source.jumps,
+        "restarts": source.restarts,
+        "damage": source.damage,
+        "retained": len(source.retained),
+        "waiting": len(source.store),
+        "account": source.account.snapshot().as_dict(),
+    }
+
+
+def manager_status(core: Core, name: str) -> dict[str, Any]:
+    """Every source, the totals (deleted sources included), and the results."""
+    accounts = core.accounts()
+    return {
+        "client": name,
+        "started": core.started,
+        "sources": {str(source.cam_id): source_status(source) for source in core.table.sources},
+        "total": total(accounts.values()).as_dict(),
+        "results": core.results.account().as_dict(),
+    }

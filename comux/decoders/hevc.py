@@ -80,9 +80,11 @@ class HevcInspector(Inspector):
         return b"".join(sets)
 
     def normalise(self, data: bytes) -> bytes | None:
-        if not self._length_size or is_annex_b(data):
+        if not self._length_size:
             return data
-        return length_prefixed_to_annex_b(data, self._length_size)
+        # Lengths first: one of 256 to 511 bytes looks like a start code.
+        converted = length_prefixed_to_annex_b(data, self._length_size)
+        return data if converted is None and is_annex_b(data) else converted
 
     def starts(self, data: bytes) -> bool:
         for _, first in nal_units(data):

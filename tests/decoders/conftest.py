@@ -1,0 +1,183 @@
+"""Real encoded video for the decoder tests, with each picture's number readable from its pixels."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import av
+import crc32c
+import numpy as np
+import pytest
+
+from comux.decoders import DecoderOptions, create_decoder
+from comux.decoders.encode import VideoEncoder
+from comux.records import HEADER_CODEC, HEADER_CRC32C, HEADER_SEQUENCE, KEYFRAME, Record
+
+WIDTH, HEIGHT = 160, 120
+_BLOCK = 16
+_FFMPEG = {"av1": "libdav1d"}
+
+
+def draw(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
+    """I420 planes: a moving picture whose top row of blocks is ``number`` in ten bits."""
+    planes = np.full((height * 3 // 2, width), 128, np.uint8)
+    y, x = np.mgrid[0:height, 0:width]
+    planes[:height] = (x + y // 2 + number * 3) % 180 + 30
+    for bit in range(10):
+        planes[:_BLOCK, bit * _BLOCK : (bit + 1) * _BLOCK] = 235 if number >> bit & 1 else 16
+    left = (number * 5) % (width - 24)
+    planes[40:64, left : left + 24] = 220
+    return planes
+
+
+def read_number(gray: np.ndarray) -> int:
+    """The number ``draw`` wrote, from luma or gray of the original size."""
+    return sum(
+        1 << bit for bit in range(10) if gray[4 : _BLOCK - 4, bit * _BLOCK + 4 : (bit + 1) * _BLOCK - 4].mean() > 126
+    )
+
+
+@dataclass
+class Stream:
+    """Packets in decoding order: their bytes, the picture number each holds, whether it is a keyframe."""
+
+    name: str
+    codec: str
+    packets: list[bytes]
+    numbers: list[int]
+    keys: list[bool]
+    extradata: bytes | None = None
+    pictures: dict[int, bytes] = field(default_factory=dict)
+
+    def decode_all(self) -> dict[int, bytes]:
+        """Luma of every picture by packet index, decoded by plain PyAV without a fault."""
+        if not self.pictures:
+            context = av.CodecContext.create(_FFMPEG.get(self.codec, self.codec), "r")
+            context.thread_count = 1
+            frames = []
+            for index, data in enumerate(self.packets):
+                packet = av.Packet(data + bytes(0))
+                packet.pts = index
+                frames += context.decode(packet)
+            frames += context.decode(None)
+            self.pictures = {frame.pts: luma(frame) for frame in frames}
+        return self.pictures
+
+
+def luma(frame: av.VideoFrame) -> bytes:
+    plane = frame.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+    return rows[:, : plane.width].tobytes()
+
+
+_X264 = "scenecut=0:threads=1:repeat-headers=1:annexb=1:rc-lookahead=8:sync-lookahead=0:b-adapt=0"
+_X265 = "scenecut=0:pools=none:frame-threads=1:log-level=none:repeat-headers=1:annexb=1:rc-lookahead=10:b-adapt=0"
+
+
+def _x264(settings: str, preset: str = "veryfast", **more: str) -> dict[str, str]:
+    return {"preset": preset, "x264-params": f"{_X264}:{settings}", **more}
+
+
+def _x265(settings: str) -> dict[str, str]:
+    return {"preset": "veryfast", "x265-params": f"{_X265}:{settings}"}
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "h264": {},
+    "h264-plain": {"bframes": 0, "gop": 20},
+    "h264-250": {"gop": 250},
+    "h264-open": {"options": _x264("keyint=20:min-keyint=20:bframes=3:open-gop=1:ref=2")},
+    "h264-pyramid": {"options": _x264("keyint=25:bframes=5:b-pyramid=normal:ref=5:weightp=2", "medium")},
+    "h264-strict": {"options": _x264("keyint=25:bframes=4:b-pyramid=strict:ref=3:slices=4:aud=1", "medium")},
+    "h264-mbaff": {"options": _x264("keyint=20:bframes=2:tff=1")},
+    "h264-refresh": {"bframes": 0, "options": _x264("keyint=20:bframes=0:intra-refresh=1:ref=1")},
+    "h264-baseline": {"bframes": 0, "options": _x264("keyint=30:bframes=0:ref=4", profile="baseline")},
+    "hevc": {"codec": "hevc"},
+    "hevc-open": {"codec": "hevc", "options": _x265("keyint=20:min-keyint=20:bframes=3:open-gop=1")},
+    "hevc-pyramid": {"codec": "hevc", "options": _x265("keyint=25:min-keyint=25:bframes=7:open-gop=0:ref=4")},
+    "mjpeg": {"codec": "mjpeg", "count": 30},
+    "vp9": {"codec": "vp9"},
+    "vp9-altref": {
+        "codec": "vp9",
+        "options": {"lag-in-frames": "16", "auto-alt-ref": "1", "deadline": "good", "cpu-used": "8"},
+    },
+    "av1": {"codec": "av1"},
+}
+
+
+@functools.cache
+def stream(name: str) -> Stream:
+    recipe = dict(RECIPES[name])
+    codec = recipe.pop("codec", "h264")
+    count = recipe.pop("count", 60)
+    with VideoEncoder(codec, WIDTH, HEIGHT, **recipe) as encoder:
+        packets = [packet for number in range(count) for packet in encoder.encode(draw(number), number)]
+        packets += encoder.flush()
+        extradata = encoder.extradata
+    return Stream(
+        name, codec, [p.data for p in packets], [p.pts for p in packets], [p.keyframe for p in packets], extradata
+    )
+
+
+def record(offset: int, data: Any, **settings: Any) -> Record:
+    """A record of a stream that is not ours."""
+    return Record("raw_cam1", offset, 1_700_000_000_000_000_000 + offset, data, **settings)
+
+
+def stamped(offset: int, data: bytes, sequence: int, *, key: bool = False, **settings: Any) -> Record:
+    """A record as our feeds publish it."""
+    headers = (
+        (HEADER_SEQUENCE, str(sequence).encode()),
+        (HEADER_CRC32C, b"%08x" % crc32c.crc32c(data)),
+        (HEADER_CODEC, b"h264"),
+    )
+    return record(offset, data, headers=headers, flags=KEYFRAME if key else 0, **settings)
+
+
+def stamp_all(source: Stream, *, first: int = 0) -> list[Record]:
+    return [stamped(first + i, data, i, key=source.keys[i]) for i, data in enumerate(source.packets)]
+
+
+def with_value(old: Record, value: Any) -> Record:
+    return replace(old, value=value)
+
+
+def decoder(source: Stream, **settings: Any) -> Any:
+    return create_decoder(DecoderOptions(codec=source.codec, **{"array_format": "gray", **settings}))
+
+
+def run(made: Any, records: list[Record]) -> list[Any]:
+    """Feed everything and drain; checks the books on the way: one first outcome per record."""
+    outcomes: list[Any] = []
+    for fed, one in enumerate(records, 1):
+        outcomes += made.feed(one)
+        assert sum(o.first for o in outcomes) + made.in_flight == fed
+    outcomes += made.drain()
+    assert made.in_flight == 0
+    firsts = [id(o.record) for o in outcomes if o.first]
+    assert sorted(firsts) == sorted(id(one) for one in records)
+    assert all((o.picture is None) != (o.cause is None) for o in outcomes)
+    return outcomes
+
+
+@pytest.fixture(scope="session")
+def kit() -> SimpleNamespace:
+    """Everything above."""
+    return SimpleNamespace(
+        WIDTH=WIDTH,
+        HEIGHT=HEIGHT,
+        RECIPES=tuple(RECIPES),
+        draw=draw,
+        read_number=read_number,
+        stream=stream,
+        record=record,
+        stamped=stamped,
+        stamp_all=stamp_all,
+        with_value=with_value,
+        decoder=decoder,
+        run=run,
+        luma=luma,
+    )

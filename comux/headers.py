@@ -196,7 +196,7 @@ def _encode_array(name: str, array: npt.NDArray[Any]) -> tuple[Any, bytes]:
 
 def _encode_scalar(name: str, value: np.generic) -> tuple[Any, bytes]:
     if isinstance(value, np.str_):
-        return "numpy.str", _utf8(name, str(value), "the text")
+        return "numpy.str", _utf8(name, str.__str__(value), "the text")  # numpy's own str() cuts final NULs
     if isinstance(value, np.bytes_):
         return "numpy.bytes", bytes(value)
     return ["scalar", _dtype_to_json(name, value.dtype)], value.tobytes()
@@ -337,7 +337,7 @@ def _decode_array(name: str, described: Any, shape: Any, value: bytes) -> npt.ND
     if need != len(value) or dtype.itemsize == 0 or dtype.hasobject:
         raise HeaderError(f"header {name!r}: dtype {dtype} and shape {shape} need {need} bytes, {len(value)} are there")
     try:
-        array = np.ndarray(tuple(shape), dtype, buffer=value).copy()
+        array = np.ndarray(tuple(shape), dtype, buffer=bytearray(value))  # .copy() would leave padding undefined
         if dtype.kind == "U" and array.size:
             array.astype(np.dtype("O"))  # numpy checks code points only when an element is looked at
         return array

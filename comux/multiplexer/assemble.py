@@ -28,7 +28,8 @@ from comux.decoders.pool import ArrayPool
 from comux.errors import ClosedError, EndOfStream, WaitTimeoutError
 from comux.multiplexer.batch import Batch, Item, Status, Timestamps
 from comux.multiplexer.pictures import Entry, Hub
-from comux.multiplexer.source import Source, State
+from comux.multiplexer.source import Source
+from comux.multiplexer.states import State
 
 WINDOW_MOST: Final = 0.05
 _PARALLEL_BYTES: Final = 1 << 20  # smaller pictures are converted sooner than handed to another thread
@@ -91,7 +92,8 @@ class Assembler:
     def __init__(self, hub: Hub, pool: ArrayPool) -> None:
         self._hub = hub
         self._pool = pool
-        self._turn = threading.Lock()
+        self._turn: object | None = None
+        self._turn_over = threading.Condition(hub.lock)
         self._workers: ThreadPoolExecutor | None = None
         self._returned_ns = 0
         self.closed = False
@@ -103,14 +105,27 @@ class Assembler:
             EndOfStream: every source has ended and everything was delivered.
             WaitTimeoutError: another thread's call took all of the time.
         """
-        left = wanted.left()
-        if not self._turn.acquire(timeout=-1 if left is None else left):
-            raise WaitTimeoutError(f"another thread's get_batch did not return within {left:.3f} s; call it again")
+        token = object()  # whose turn it is; an interrupt at any place finds it here, or not
         try:
+            self._take_turn(token, wanted)
             return self._assemble(self._some(table, wanted), wanted)
         finally:
-            self._returned_ns = time.monotonic_ns()
-            self._turn.release()
+            if self._turn is token:
+                with self._hub.lock:
+                    self._returned_ns = time.monotonic_ns()
+                    self._turn = None
+                    self._turn_over.notify()
+
+    def _take_turn(self, token: object, wanted: Wanted) -> None:
+        with self._hub.lock:
+            while self._turn is not None:
+                left = wanted.left()
+                if left == 0:
+                    raise WaitTimeoutError(
+                        "another thread's get_batch has not returned within the timeout; call it again"
+                    )
+                self._turn_over.wait(left)
+            self._turn = token
 
     def _some(self, table: Callable[[], Sequence[Source]], wanted: Wanted) -> Sequence[Source]:
         """The table; where it is empty, wait for a source to be created."""
@@ -166,7 +181,7 @@ class Assembler:
             ready = self._ready(sources, wanted)
             if self.closed:
                 raise ClosedError("this Comux was closed while get_batch waited")
-            if any(source.removed for source in sources):
+            if any(source.removed or source.replaced for source in sources):
                 return ready
             live = [source for source in sources if not source.finished]
             if sources and not live and not any(len(source.store) for source in sources):
@@ -301,6 +316,8 @@ def _empty(claim: _Claim) -> Item:
         return Item(source.cam_id, Status.DECODE_ERROR, claim.trouble)
     if source.removed:
         return Item(source.cam_id, Status.REMOVED, "the source was deleted")
+    if source.replaced:
+        return Item(source.cam_id, Status.STARTING, "its settings were updated")
     status = _EMPTY[source.state]
     if status in (Status.RESYNCING, Status.NO_NEW_FRAME) and source.last_trouble in ("decode_error", "too_large"):
         return Item(source.cam_id, Status.DECODE_ERROR, f"the decoder refused its packets ({source.last_trouble})")

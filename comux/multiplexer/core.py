@@ -27,10 +27,12 @@ from comux.errors import (
     UnknownTopicError,
 )
 from comux.multiplexer.assemble import Assembler
+from comux.multiplexer.emit import Emitter
 from comux.multiplexer.pictures import Hub
 from comux.multiplexer.results import ResultFuture, Results
 from comux.multiplexer.shared import FrameSharer
-from comux.multiplexer.source import Source, Surroundings, decoder_options, is_finite, open_consumer
+from comux.multiplexer.source import Source
+from comux.multiplexer.states import Surroundings, decoder_options, is_finite, open_consumer
 from comux.options import CamId, SourceOptions, topic_name
 from comux.records import Record
 from comux.telemetry import EventLog
@@ -83,10 +85,19 @@ class Core:
     Args:
         settings: May be changed until the sources start.
         decoder: Makes a decoder.
+        emit_wait: Seconds that packets wait for their results where every packet is re-emitted; ``None``: only
+            packets that are sent are.
         results: ``Results``' arguments beyond engine and events.
     """
 
-    def __init__(self, settings: Settings, decoder: Callable[[DecoderOptions], Decoder], **results: Any) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        decoder: Callable[[DecoderOptions], Decoder],
+        *,
+        emit_wait: float | None = None,
+        **results: Any,
+    ) -> None:
         self.settings = settings
         self.events = EventLog()
         self.hub = Hub()
@@ -97,7 +108,9 @@ class Core:
         self.closed = False
         self.assembler = Assembler(self.hub, self.pool)
         self.results = Results(lambda address: self.engine(address, settings.produce_options), self.events, **results)
-        self.received: Callable[[CamId, Record], None] | None = None
+        self.emitter: Emitter | None = None
+        if emit_wait is not None:
+            self.emitter = Emitter(self.results, self._produce_place, self.events, wait=emit_wait)
         self.at_close: list[Callable[[], None]] = []
         self._decoder = decoder
         self._changing = threading.RLock()
@@ -153,9 +166,8 @@ class Core:
 
     def around(self) -> Surroundings:
         """What sources are given."""
-        return Surroundings(
-            self.hub, self.events, self.pool, self._engine_of, self._decoder, self.received, self._threads
-        )
+        received = None if self.emitter is None else self.emitter.received
+        return Surroundings(self.hub, self.events, self.pool, self._engine_of, self._decoder, received, self._threads)
 
     def _threads(self) -> int:
         """Codec threads of a finite source: the cores that would be idle otherwise."""
@@ -372,6 +384,7 @@ class Core:
         return options
 
     def _replace(self, old: Source, options: SourceOptions, consumer: Consumer | None = None) -> Source:
+        old.replaced = True
         old.stop("updated")
         old.join(_JOIN)
         same = (old.options.consume_topic, old.options.address) == (options.consume_topic, options.address)
@@ -430,14 +443,27 @@ class Core:
         Raises:
             ComuxError: see ``Results.send``.
         """
+        if self.emitter is None:
+            return self.results.send(cam_id, *self._produce_place(cam_id), record, headers)
+        encoded, future = self.results.begin(cam_id, record, headers)
+        try:
+            self.emitter.offer(cam_id, record, encoded, future)
+        except BaseException:
+            self.results.cancel()
+            raise
+        return future
+
+    def _produce_place(self, cam_id: CamId) -> tuple[str, str]:
+        """Address and topic of a source's results; also of one that was deleted meanwhile."""
         spec = self.specs.get(str(cam_id))
         options = self.resolve(spec if spec is not None else SourceOptions(cam_id=cam_id))
-        return self.results.send(cam_id, options.produce_address or "", options.produce_topic or "", record, headers)
+        return options.produce_address or "", options.produce_topic or ""
 
     # -- books -----------------------------------------------------------------------------------------------------
 
     def accounts(self) -> dict[CamId, AccountSnapshot]:
         """Every source's balance, deleted ones included."""
+        self.check_process()
         with self.hub.lock:
             books: dict[CamId, list[Account]] = {cam_id: list(kept) for cam_id, kept in self._past.values()}
             for source in self.table.sources:
@@ -448,20 +474,26 @@ class Core:
 
     def check_open(self) -> None:
         """Raise ``ClosedError`` after ``close`` and in a forked child."""
-        if self._pid != os.getpid():
-            raise ClosedError("this Comux belongs to the parent process; open one in this process")
+        self.check_process()
         if self.closed:
             raise ClosedError("this Comux is closed; make a new one")
+
+    def check_process(self) -> None:
+        """Raise ``ClosedError`` in a forked child, whose locks may be held by threads that do not exist there."""
+        if self._pid != os.getpid():
+            raise ClosedError("this Comux belongs to the parent process; open one in this process")
 
     def close(self) -> None:
         """Stop everything and let go of it; waits for the threads. Idempotent, and nothing in a forked child."""
         if self._pid != os.getpid():
             return
+        # Before the lock is taken: the controller finishes its command, which may want it.
+        ends, self.at_close = self.at_close, []
+        for end in ends:
+            end()
         with self._changing:
             if self.closed:
                 return
-            for end in self.at_close:
-                end()
             self.assembler.close()
             for source in self.table.sources:
                 source.stop("closed")
@@ -475,6 +507,8 @@ class Core:
                     )
             for key in list(self._connected):
                 self.drop_connected(key)
+            if self.emitter is not None:
+                self.emitter.close()
             self.results.close()
             with self._engines_lock:
                 self.closed = True

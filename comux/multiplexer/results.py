@@ -10,7 +10,7 @@ record itself (size, a header that cannot be sent) is raised at once. A produce 
 that cannot be reached makes the delivery fail, and the next send tries again.
 
 **Books.** received = every accepted send; delivered = published; dropped: ``failed``, ``full`` (the topic's
-``drop_newest``); held: ``in_flight``.
+``drop_newest``), ``refused`` (raised by ``send``); held: ``in_flight``.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class ResultFuture(SendFuture):
         self._inner.add_done_callback(lambda _: fn(self))
 
     def settle(self, offset: int | None, error: BaseException | None = None) -> None:
-        """The fate is known."""
+        """Give the future its fate."""
         if error is None:
             self._inner.set_result(offset)
         else:
@@ -162,6 +162,21 @@ class Results:
             )
         return headers
 
+    def begin(self, cam_id: CamId, record: Record, results: Mapping[str, Any] | None) -> tuple[Headers, ResultFuture]:
+        """Accept one record: earlier failures are raised, headers made and checked, a place in flight taken.
+
+        Raises:
+            As ``send``.
+        """
+        self.raise_failures()
+        headers = self.headers(cam_id, record, results)
+        self._enter()
+        return headers, ResultFuture(cam_id, record.offset)
+
+    def cancel(self) -> None:
+        """Give back the place that ``begin`` took."""
+        self._leave(None)
+
     def send(
         self, cam_id: CamId, address: str, topic: str, record: Record, results: Mapping[str, Any] | None
     ) -> ResultFuture:
@@ -172,16 +187,27 @@ class Results:
             WaitTimeoutError: too much is under way, or the topic is full. HeaderError, RecordTooLargeError,
                 ClosedError.
         """
-        self.raise_failures()
-        headers = self.headers(cam_id, record, results)
-        future = ResultFuture(cam_id, record.offset)
-        self._enter()
+        headers, future = self.begin(cam_id, record, results)
         try:
             self.publish(address, topic, record, headers, future)
         except BaseException:
-            self._leave(None)
+            self.cancel()
             raise
         return future
+
+    def pass_on(self, cam_id: CamId, address: str, topic: str, record: Record) -> None:
+        """Re-emit ``record`` without results (``emit="all"``).
+
+        Raises:
+            ComuxError: it cannot be published; it is counted ``refused``.
+        """
+        headers = self.headers(cam_id, record, None)
+        self._enter()
+        try:
+            self.publish(address, topic, record, headers, ResultFuture(cam_id, record.offset))
+        except BaseException:
+            self.cancel()
+            raise
 
     def publish(self, address: str, topic: str, record: Record, headers: Headers, future: ResultFuture) -> None:
         """Hand one entered record to its producer; an engine that fails settles the future, a bad record raises."""
@@ -199,7 +225,7 @@ class Results:
             raise
         except ComuxError as exc:
             self._forget(address, topic)
-            self._settle(future, None, exc)
+            self.settle(future, None, exc)
             return
         inner.add_done_callback(lambda done: self._settle_inner(future, done))
 
@@ -233,9 +259,10 @@ class Results:
 
     def _settle_inner(self, future: ResultFuture, done: SendFuture) -> None:
         error = done.exception(0)
-        self._settle(future, None if error is not None else done.result(0), error)
+        self.settle(future, None if error is not None else done.result(0), error)
 
-    def _settle(self, future: ResultFuture, offset: int | None, error: BaseException | None) -> None:
+    def settle(self, future: ResultFuture, offset: int | None, error: BaseException | None) -> None:
+        """The fate of an accepted record is known."""
         if error is not None:
             where = (future.cam_id, future.index)
             failure = DeliveryError(f"the result of {where} was not delivered: {error}", ((where, error),))

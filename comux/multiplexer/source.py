@@ -21,19 +21,13 @@ closes it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from comux.account import Account
-from comux.decoders.interface import ABSORBED, Decoder, DecoderOptions, Outcome, Picture
-from comux.decoders.pool import ArrayPool
+from comux.decoders.interface import ABSORBED, Decoder, Outcome, Picture
 from comux.errors import (
     ClosedError,
     ComuxError,
@@ -42,15 +36,16 @@ from comux.errors import (
     UnknownTopicError,
     UnsupportedError,
 )
+from comux.multiplexer.intake import Intake
 from comux.multiplexer.lag import DEFAULT_RECORDS, LagLimits, LagRule, Step
 from comux.multiplexer.pacing import PeriodMeter, RateLimiter
-from comux.multiplexer.pictures import Entry, Hub, PictureStore, StoreMode
+from comux.multiplexer.pictures import Entry, PictureStore, StoreMode
 from comux.multiplexer.retention import Retention, record_bytes
 from comux.multiplexer.shared import FrameSharer
+from comux.multiplexer.states import State, Surroundings, decoder_options, is_finite, open_consumer
 from comux.options import CamId, SourceOptions
 from comux.records import Record
-from comux.telemetry import EventLog
-from comux.transport import Broker, Consumer, Start, TopicInfo
+from comux.transport import Consumer, Start
 
 _log = logging.getLogger("comux.multiplexer")
 
@@ -59,88 +54,6 @@ _RETRY_MOST: Final = 5.0
 _POLL_LEAST: Final = 0.05
 _POLL_MOST: Final = 5.0
 _STALL_LEAST: Final = 2.0
-_READ_AHEAD: Final = 64
-
-
-class State(StrEnum):
-    """What a source does; each change is an event ``source.state``."""
-
-    STARTING = "STARTING"
-    RUNNING = "RUNNING"
-    STALLED = "STALLED"
-    RECONNECTING = "RECONNECTING"
-    RESYNCING = "RESYNCING"
-    PAUSED = "PAUSED"
-    ENDED = "ENDED"
-    FAILED = "FAILED"
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a source is given by its manager.
-
-    Attributes:
-        hub: The manager's lock and condition.
-        events: Where states and faults are told.
-        pool: Memory of arrays.
-        broker: Gives the engine of a source; raises ``ComuxError``.
-        decoder: Makes a decoder.
-        received: Called with every packet in offset order (``emit="all"``), or ``None``.
-        threads: How many codec threads a finite source may have.
-    """
-
-    hub: Hub
-    events: EventLog
-    pool: ArrayPool
-    broker: Callable[[SourceOptions], Broker]
-    decoder: Callable[[DecoderOptions], Decoder]
-    received: Callable[[CamId, Record], None] | None = None
-    threads: Callable[[], int] = lambda: 1
-
-
-def decoder_options(options: SourceOptions, *, threads: int = 1) -> DecoderOptions:
-    """The decoder's part of a source's settings."""
-    return DecoderOptions(
-        codec=options.codec,
-        pix_fmt=options.pix_fmt,
-        width=options.W,
-        height=options.H,
-        array_format=options.array_format,
-        max_pixels=options.max_pixels,
-        threads=threads if options.decode_threads is None else options.decode_threads,
-        on_damage=options.on_damage,
-        extradata=options.extradata,
-        dtype=options.numpy_dtype,
-        shape=options.shape,
-        framing="bytestream" if options.framing == "bytestream" else "record",
-    )
-
-
-def is_finite(options: SourceOptions, info: TopicInfo) -> bool:
-    """Whether a source ends: its settings say so, or (where they say nothing) its topic does.
-
-    A topic is finite where its metadata has a true ``finite`` (feeds of files set it), or where it has ended already
-    and is not read from its end.
-    """
-    if "on_end" in options.model_fields_set:
-        return options.on_end == "stop"
-    return bool(info.spec.metadata.get("finite")) or (info.ended and options.start not in ("end", "keyframe"))
-
-
-def open_consumer(options: SourceOptions, broker: Broker, start: Start, *, finite: bool) -> Consumer:
-    """Open the consumer of a source.
-
-    Raises:
-        ComuxError: what the engine says.
-    """
-    return broker.consumer(
-        options.consume_topic or "",
-        group=options.group,
-        start=start,
-        on_end="stop" if finite else "wait",
-        durable=options.durable,
-        name=str(options.cam_id),
-    )
 
 
 class Source:
@@ -180,33 +93,33 @@ class Source:
         self.since_ns = time.monotonic_ns()
         self.finished = False  #: nothing more will come, whatever happens
         self.removed = False
+        self.replaced = False  #: another ``Source`` goes on in its place
         self.jumps = 0
         self.restarts = 0
         self.last_trouble: str | None = None  #: newest drop cause since the last picture
         self.last_age: float | None = None
         self.size: tuple[int, int] | None = None
-        self.arrivals = PeriodMeter()
         self.pictures = PeriodMeter()
         self.deliveries = PeriodMeter(64)
-        self.consumer: Consumer | None = None
         self.thread: threading.Thread | None = None
         self._around = around
+        received = around.received
+        self.intake = Intake(
+            self.account,
+            options.queue_bytes,
+            None if received is None else lambda record: received(options.cam_id, record),
+            position,
+        )
         self._hub = around.hub
         self._sharer = sharer
         self._adopted = consumer
         self._decoder: Decoder | None = None
         self._converting = True
         self._in_decoder = 0
-        self._queue: deque[Record] = deque()
-        self._start_ahead: int | None = None
-        self._expected_skip = 0
-        self._position = position
         self._first_try = True
         self._made_anew = False
         self._progress = False
         self._epoch_over = False
-        self._last_record_ns = time.monotonic_ns()
-        self._lag_seen = (0, 0.0, time.monotonic_ns())
         self._limiter = None if options.rate is None else RateLimiter(options.rate)
         self._rule = LagRule(self._limits())
         self._stopping = False
@@ -227,8 +140,10 @@ class Source:
         return "every_frame" if self.finite else "freshest"
 
     def _limits(self) -> LagLimits:
+        """By the settings; the default limit applies only while pictures are kept ``freshest``."""
+        self._limits_mode = self.store.mode
         records = self.options.max_offset_diff
-        if records is None and self.own_mode == "freshest":
+        if records is None and self.store.mode == "freshest":
             records = DEFAULT_RECORDS
         return LagLimits(records, self.options.max_age)
 
@@ -237,7 +152,7 @@ class Source:
         if self.thread is None:
             # Daemon: a program that forgets close() still ends; the manager's exit hook stops and joins it first.
             self.thread = threading.Thread(target=self._run, name=f"comux-source-{self.cam_id}", daemon=True)
-            self._last_record_ns = time.monotonic_ns()
+            self.intake.last_ns = time.monotonic_ns()
             self.thread.start()
 
     def pause(self) -> None:
@@ -282,18 +197,18 @@ class Source:
         return not thread.is_alive()
 
     def lag(self) -> tuple[int, float, float]:
-        """Records behind, seconds behind, and the age of this figure in seconds."""
-        consumer = self.consumer
-        if consumer is not None:
-            with contextlib.suppress(ComuxError):
-                self._lag_seen = (consumer.lag() + len(self._queue), consumer.lag_seconds(), time.monotonic_ns())
-        records, seconds, seen_ns = self._lag_seen
-        return records, seconds, (time.monotonic_ns() - seen_ns) / 1e9
+        """Records behind, seconds behind, and the age of these figures in seconds."""
+        return self.intake.lag_figures()
+
+    @property
+    def consumer(self) -> Consumer | None:
+        """What the thread reads from, while it does."""
+        return self.intake.consumer
 
     @property
     def position(self) -> int | None:
         """Offset after the newest packet that was read; ``None`` before the first."""
-        return self._position
+        return self.intake.position
 
     @property
     def damage(self) -> dict[str, int]:
@@ -303,10 +218,7 @@ class Source:
 
     def _nudge(self) -> None:
         self._wake.set()
-        consumer = self.consumer
-        if consumer is not None:
-            with contextlib.suppress(ComuxError):
-                consumer.wakeup()
+        self.intake.wakeup()
 
     # -- states ----------------------------------------------------------------------------------------------------
 
@@ -363,7 +275,7 @@ class Source:
             _log.exception("source %r failed and will be tried again", self.cam_id)
             self._set_state(State.FAILED, f"{type(exc).__name__}: {exc}", level=logging.ERROR)
             self._give_up_decoder("failed")
-        self._close_consumer()
+        self.intake.close()
         return self._stopping
 
     def _open(self) -> None:
@@ -378,7 +290,7 @@ class Source:
             self._rule.limits = self._limits()
         if consumer is None:
             consumer = open_consumer(options, broker, self._where_to_start(), finite=self.finite)
-        self.consumer = consumer
+        self.intake.consumer = consumer
         self._first_try = self._made_anew = False
         if self._decoder is None:
             threads = self._around.threads() if self.finite else 1
@@ -387,22 +299,23 @@ class Source:
 
     def _where_to_start(self) -> Start:
         """A topic that was not there when the source started, or was made anew, is read from its beginning."""
+        intake = self.intake
         if self._made_anew:
-            if self._position is not None:
+            if intake.position is not None:
                 self._settle(self._decoder.reset("resync") if self._decoder else [])
-                self._drop_queue("resync")
-            self._position = None
+                intake.drop_queue("resync")
+            intake.position = None
             self._rule.forget()
             return "beginning"
-        if self._position is not None:
-            return self._position
-        return self.options.start
+        return self.options.start if intake.position is None else intake.position
 
     def _read(self) -> None:
         while not self._stopping:
             if self._pause:
                 self._wait_while_paused()
                 continue
+            if self.store.mode != self._limits_mode:
+                self._rule.limits = self._limits()
             if self._rule.limits.active or self._rule.catching_up:
                 self._apply_lag_rule()
             record = self._next()
@@ -416,25 +329,21 @@ class Source:
         self._wake.clear()
         if self._pause and not self._stopping:
             self._wake.wait()
-        self._last_record_ns = time.monotonic_ns()
+        self.intake.last_ns = time.monotonic_ns()
 
     def _next(self) -> Record | None:
-        if self._queue:
-            return self._queue.popleft()
-        consumer = self.consumer
-        assert consumer is not None
-        idle = (time.monotonic_ns() - self._last_record_ns) / 1e9
+        intake = self.intake
         try:
-            records = consumer.poll(self._poll_timeout(idle))
+            record = intake.next(self._poll_timeout(intake.idle))
         except EndOfStream:
             self._end(final=True)
             return None
-        if records:
-            self._admit(records)
-            self._queue.extend(records[1:])
-            return records[0]
-        self._idle(consumer)
-        return None
+        if record is None:
+            self._idle()
+        else:
+            self._progress = True
+            self._epoch_over = False
+        return record
 
     def _poll_timeout(self, idle: float) -> float:
         """Wait as long again as nothing came, so that an idle source costs nothing, but see a stall in time."""
@@ -446,15 +355,15 @@ class Source:
     def _stall_after(self) -> float:
         if self.options.stall_after is not None:
             return self.options.stall_after
-        return max(_STALL_LEAST, 4e-9 * (self.arrivals.period_ns or 0))
+        return max(_STALL_LEAST, 4e-9 * (self.intake.arrivals.period_ns or 0))
 
-    def _idle(self, consumer: Consumer) -> None:
+    def _idle(self) -> None:
         if self._epoch_over or self._stopping or self._pause:
             return
-        if not self.finite and consumer.ended():
+        if not self.finite and self.intake.open().ended():
             self._end(final=False)
             return
-        idle = (time.monotonic_ns() - self._last_record_ns) / 1e9
+        idle = self.intake.idle
         if self.state is not State.STALLED and idle >= self._stall_after():
             self._set_state(State.STALLED, f"no packet for {idle:.1f} s", level=logging.WARNING)
 
@@ -471,25 +380,9 @@ class Source:
                 self.finished = True
                 self._hub.arrived.notify_all()
 
-    def _admit(self, records: list[Record]) -> None:
-        """Packets came in: count them, and what was lost before them."""
-        now = time.monotonic_ns()
-        for record in records:
-            lapped = record.skipped - self._expected_skip
-            self._expected_skip = 0
-            self.account.skip("lapped", lapped)
-            self.account.receive("queue")
-            self.arrivals.tick(now)
-            self._position = record.offset + 1
-            if self._around.received is not None:
-                self._around.received(self.cam_id, record)
-        self._last_record_ns = now
-        self._progress = True
-        self._epoch_over = False
-
     def _feed(self, record: Record) -> None:
-        decoder, consumer = self._decoder, self.consumer
-        assert decoder is not None and consumer is not None
+        decoder, consumer = self._decoder, self.intake.open()
+        assert decoder is not None
         self.account.move("queue", "decoder")
         self._in_decoder += 1
         self._settle(decoder.feed(record))
@@ -582,28 +475,27 @@ class Source:
             except Exception:  # noqa: BLE001 - a plug-in's failure to close must not end the source
                 _log.exception("source %r: the decoder could not be closed", self.cam_id)
 
-    def _drop_queue(self, cause: str) -> None:
-        self.account.drop("queue", cause, len(self._queue))
-        self._queue.clear()
-
     # -- lag -------------------------------------------------------------------------------------------------------
 
     def _apply_lag_rule(self) -> None:
-        consumer, decoder = self.consumer, self._decoder
-        assert consumer is not None and decoder is not None
-        records = consumer.lag() + len(self._queue)
-        age = 0.0
-        if self._rule.limits.age is not None and records:
-            oldest = self._queue[0].timestamp if self._queue else None
-            age = consumer.lag_seconds() if oldest is None else max(0.0, time.time() - oldest)
-        self._lag_seen = (records, age, time.monotonic_ns())
-        position = 0
-        if records and consumer.group is None:
-            position = self._queue[0].offset if self._queue else consumer.position()
-        step, target = self._rule.decide(records, age, position, self._newest_start)
+        intake, decoder = self.intake, self._decoder
+        assert decoder is not None
+        records, age = intake.lag()
+        position = intake.next_offset() if records else 0
+        step, target = self._rule.decide(records, age, position, lambda: intake.newest_start(decoder.starts_at))
         if step is Step.JUMP:
             assert target is not None
-            self._jump(position, target, records)
+            intake.jump(target)
+            self._settle(decoder.reset("jumped"))
+            self.jumps += 1
+            self._around.events.emit(
+                "source.jump",
+                f"{records} records behind: went from offset {position} to the keyframe at {target}",
+                source=str(self.cam_id),
+                position=position,
+                target=target,
+                behind=records,
+            )
         elif step is Step.WAIT:
             self._settle(decoder.reset("resync"))
             self._set_state(State.RESYNCING, f"{age:.1f} s behind, waiting for the next keyframe")
@@ -611,68 +503,12 @@ class Source:
             self._converting = not self._converting
             decoder.set_converting(self._converting)
 
-    def _newest_start(self) -> int | None:
-        """Newest offset ahead that a decoder can start from; streams without flags are read ahead and looked at."""
-        consumer, decoder = self.consumer, self._decoder
-        assert consumer is not None and decoder is not None
-        if consumer.group is not None:
-            return None  # a member of a group cannot seek
-        flagged = consumer.newest_keyframe()
-        if flagged is not None:
-            return flagged
-        room = self.options.queue_bytes - sum(record_bytes(record) for record in self._queue)
-        while room > 0 and not self._stopping:
-            try:
-                records = consumer.poll(0, _READ_AHEAD)
-            except EndOfStream:
-                break  # seen again, and acted upon, when the queue is empty
-            if not records:
-                break
-            self._admit(records)
-            self._queue.extend(records)
-            for record in records:
-                room -= record_bytes(record)
-                if decoder.starts_at(record):
-                    self._start_ahead = record.offset
-        return self._start_ahead
-
-    def _jump(self, position: int, target: int, behind: int) -> None:
-        consumer, decoder = self.consumer, self._decoder
-        assert consumer is not None and decoder is not None
-        while self._queue and self._queue[0].offset < target:
-            self._queue.popleft()
-            self.account.drop("queue", "jumped")
-        if not self._queue:
-            ahead = target - consumer.position()
-            if ahead > 0:
-                consumer.seek(target)
-                self.account.skip("jumped", ahead)
-                self._expected_skip = ahead
-        self._settle(decoder.reset("jumped"))
-        self.jumps += 1
-        self._around.events.emit(
-            "source.jump",
-            f"{behind} records behind: went from offset {position} to the keyframe at {target}",
-            source=str(self.cam_id),
-            position=position,
-            target=target,
-            behind=behind,
-        )
-
     # -- the end ---------------------------------------------------------------------------------------------------
-
-    def _close_consumer(self) -> None:
-        consumer, self.consumer = self.consumer, None
-        if consumer is not None:
-            try:
-                consumer.close()
-            except ComuxError as exc:
-                _log.warning("source %r: its consumer could not be closed: %s", self.cam_id, exc)
 
     def _finish(self) -> None:
         """The thread ends: nothing is held outside the picture store any more."""
-        self._close_consumer()
-        self._drop_queue(self._cause)
+        self.intake.close()
+        self.intake.drop_queue(self._cause)
         self._give_up_decoder(self._cause)
         if self._adopted is not None:
             self._adopted.close()

@@ -30,7 +30,7 @@ def source_status(source: Source) -> dict[str, Any]:
         "codec": options.codec,
         "size": None if source.size is None else list(source.size),
         "fps": round(source.pictures.rate(now), 2),
-        "packets_per_second": round(source.arrivals.rate(now), 2),
+        "packets_per_second": round(source.intake.arrivals.rate(now), 2),
         "delivered_fps": round(source.deliveries.rate(now), 2),
         "lag": records,
         "lag_seconds": round(seconds, 6),

@@ -1,0 +1,190 @@
+"""The way in: packets from a consumer, counted as they come, a few of them read ahead when the lag rule looks for one.
+
+Lives here: ``Intake``, used by one source's thread; the figures may be read from any thread. Books: everything between
+the start and the position is received; what the topic overwrote is dropped ``lapped``, what is passed over on purpose
+``jumped``, what is read and waits is held at ``queue``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from comux.account import Account
+from comux.errors import ComuxError, EndOfStream
+from comux.multiplexer.pacing import PeriodMeter
+from comux.multiplexer.retention import record_bytes
+from comux.records import Record
+from comux.transport import Consumer
+
+_log = logging.getLogger("comux.multiplexer")
+
+PLACE: Final = "queue"
+_READ_AHEAD: Final = 64
+
+
+class Intake:
+    """One source's consumer and the packets read ahead.
+
+    Args:
+        account: The source's books.
+        queue_bytes: Bytes read ahead at most.
+        received: Called with every packet in offset order.
+        position: Offset to go on at; ``None`` before the first packet.
+
+    Attributes:
+        consumer: ``None`` while there is none.
+        position: Offset after the newest packet read.
+        arrivals: Measures the packets' rate.
+        last_ns: Monotonic nanoseconds of the newest packet, or of the start.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        queue_bytes: int,
+        received: Callable[[Record], None] | None,
+        position: int | None = None,
+    ) -> None:
+        self.consumer: Consumer | None = None
+        self.position = position
+        self.arrivals = PeriodMeter()
+        self.last_ns = time.monotonic_ns()
+        self._account = account
+        self._queue_bytes = queue_bytes
+        self._received = received
+        self._queue: deque[Record] = deque()
+        self._expected_skip = 0
+        self._start_ahead: int | None = None
+        self._lag_seen = (0, 0.0, time.monotonic_ns())
+
+    @property
+    def idle(self) -> float:
+        """Seconds since the newest packet."""
+        return (time.monotonic_ns() - self.last_ns) / 1e9
+
+    def open(self) -> Consumer:
+        """The consumer, which must be there."""
+        assert self.consumer is not None, "the source reads without a consumer"
+        return self.consumer
+
+    def next(self, timeout: float) -> Record | None:
+        """The next packet, held at ``queue`` by the books; ``None`` where none came.
+
+        Raises:
+            EndOfStream: the stream ended. ComuxError: what the engine says.
+        """
+        if self._queue:
+            return self._queue.popleft()
+        records = self.open().poll(timeout)
+        if not records:
+            return None
+        self._admit(records)
+        self._queue.extend(records[1:])
+        return records[0]
+
+    def _admit(self, records: list[Record]) -> None:
+        now = time.monotonic_ns()
+        for record in records:
+            lapped = record.skipped - self._expected_skip
+            self._expected_skip = 0
+            self._account.skip("lapped", lapped)
+            self._account.receive(PLACE)
+            self.arrivals.tick(now)
+            self.position = record.offset + 1
+            if self._received is not None:
+                self._received(record)
+        self.last_ns = now
+
+    def lag(self) -> tuple[int, float]:
+        """Records and seconds behind, now. For the source's thread."""
+        consumer = self.open()
+        records = consumer.lag() + len(self._queue)
+        seconds = 0.0
+        if self._queue:
+            seconds = max(0.0, time.time() - self._queue[0].timestamp)
+        elif records:
+            seconds = consumer.lag_seconds()
+        self._lag_seen = (records, seconds, time.monotonic_ns())
+        return records, seconds
+
+    def lag_figures(self) -> tuple[int, float, float]:
+        """Records and seconds behind, and how old that figure is in seconds. From any thread."""
+        consumer = self.consumer
+        if consumer is not None:
+            with contextlib.suppress(ComuxError):
+                self._lag_seen = (consumer.lag() + len(self._queue), consumer.lag_seconds(), time.monotonic_ns())
+        records, seconds, seen_ns = self._lag_seen
+        return records, seconds, (time.monotonic_ns() - seen_ns) / 1e9
+
+    def next_offset(self) -> int:
+        """Offset of the next packet to be decoded; 0 in a group, whose members cannot seek."""
+        consumer = self.open()
+        if consumer.group is not None:
+            return 0
+        return self._queue[0].offset if self._queue else consumer.position()
+
+    def newest_start(self, starts_at: Callable[[Record], bool]) -> int | None:
+        """Newest offset ahead that a decoder can start from, or ``None``.
+
+        Streams without keyframe flags are read ahead, within the byte limit, and looked at with ``starts_at``.
+        """
+        consumer = self.open()
+        if consumer.group is not None:
+            return None
+        flagged = consumer.newest_keyframe()
+        if flagged is not None:
+            return flagged
+        room = self._queue_bytes - sum(record_bytes(record) for record in self._queue)
+        while room > 0:
+            try:
+                records = consumer.poll(0, _READ_AHEAD)
+            except EndOfStream:
+                break  # seen again, and acted upon, when the queue is empty
+            if not records:
+                break
+            self._admit(records)
+            self._queue.extend(records)
+            for record in records:
+                room -= record_bytes(record)
+                if starts_at(record):
+                    self._start_ahead = record.offset
+        return self._start_ahead
+
+    def jump(self, target: int) -> None:
+        """Go on at ``target``, which lies ahead; what is passed over is counted ``jumped``."""
+        while self._queue and self._queue[0].offset < target:
+            self._queue.popleft()
+            self._account.drop(PLACE, "jumped")
+        if not self._queue:
+            consumer = self.open()
+            ahead = target - consumer.position()
+            if ahead > 0:
+                consumer.seek(target)
+                self._account.skip("jumped", ahead)
+                self._expected_skip = ahead
+
+    def drop_queue(self, cause: str) -> None:
+        """Give up what was read ahead."""
+        self._account.drop(PLACE, cause, len(self._queue))
+        self._queue.clear()
+
+    def wakeup(self) -> None:
+        """Make a waiting ``next`` return. From any thread."""
+        consumer = self.consumer
+        if consumer is not None:
+            with contextlib.suppress(ComuxError):
+                consumer.wakeup()
+
+    def close(self) -> None:
+        """Let go of the consumer; what was read ahead stays."""
+        consumer, self.consumer = self.consumer, None
+        if consumer is not None:
+            try:
+                consumer.close()
+            except ComuxError as exc:
+                _log.warning("a consumer of %s could not be closed: %s", ", ".join(consumer.topics), exc)

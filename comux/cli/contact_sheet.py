@@ -115,7 +115,7 @@ def _tile_height(tiles: Sequence[Tile], width: int) -> int:
         shown = tile.picture if tile.picture is not None else tile.before
         if shown is not None:
             rows, columns = shown.shape[:2]
-            return max(1, round(width * rows / columns))
+            return max(1, round(width * int(rows) / int(columns)))
     return width * 9 // 16
 
 

@@ -25,7 +25,7 @@ DEBUG_VARIABLE: Final = "COMUX_DEBUG"
 
 EPILOG: Final = (
     "Exit codes: 0 done (for the demo also after Ctrl-C); 1 failed, and nothing you typed is to blame; 2 a wrong "
-    "option, name, address or file, said in one line; 130 interrupted by Ctrl-C; 143 by SIGTERM. "
+    "option, name, address or file, or no room, said in one line; 130 interrupted by Ctrl-C. "
     f"{DEBUG_VARIABLE}=1 shows tracebacks."
 )
 

@@ -1,0 +1,130 @@
+"""The demo's second party: a process of its own that reads the results back and checks them.
+
+Run by the demo as ``python -m comux.cli.demo_reader ADDRESS PARENT CAM_ID…``; not for people. Twice a second, and at
+the end (SIGTERM), it writes a line of JSON: how many results it read, how many were right, how many it missed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import crc32c
+
+from comux.cli.publishers import end_with_parent
+from comux.errors import ClosedError, ComuxError, EndOfStream
+from comux.headers import decode_headers
+from comux.lifecycle import stop_on_signals
+from comux.options import topic_name
+from comux.records import HEADER_CRC32C, HEADER_SOURCE, Record
+from comux.transport import Consumer, connect
+
+CONSUME_SCHEMA: Final = "raw_:cam_id"
+PRODUCE_SCHEMA: Final = "stream_:cam_id"
+REPORT_EVERY: Final = 0.5
+
+
+class Checker:
+    """Reads results and keeps count.
+
+    Args:
+        cam_ids: By produce topic.
+    """
+
+    def __init__(self, cam_ids: Mapping[str, str]) -> None:
+        self._cam_ids = cam_ids
+        self._last: dict[str, int] = {}
+        self.read = 0
+        self.right = 0
+        self.missed = 0
+        self.by_source = dict.fromkeys(cam_ids.values(), 0)
+        self.trouble = ""
+
+    def take(self, record: Record) -> None:
+        """Count one result."""
+        self.read += 1
+        self.missed += record.skipped
+        cam_id = self._cam_ids[record.topic]
+        self.by_source[cam_id] += 1
+        trouble = self._trouble(record, cam_id)
+        if trouble is None:
+            self.right += 1
+        else:
+            self.trouble = f"{record.topic} offset {record.offset}: {trouble}"
+
+    def _trouble(self, record: Record, cam_id: str) -> str | None:
+        """What is wrong with a result: its headers, where it says it is from, or its packet."""
+        try:
+            results = decode_headers(record)
+        except ComuxError as error:
+            return str(error)
+        box = results.get("box")
+        if not isinstance(results.get("motion"), float) or not (box is None or len(box) == 4):
+            return f"motion and box did not come back as they were sent: {results}"
+        try:
+            topic, _, offset = json.loads(record.header(HEADER_SOURCE) or b"null")
+        except (TypeError, ValueError):
+            return f"header {HEADER_SOURCE} does not say which packet it is from"
+        if topic != topic_name(CONSUME_SCHEMA, cam_id) or offset <= self._last.get(cam_id, -1):
+            return f"it is from {topic} offset {offset}, after {self._last.get(cam_id)}"
+        self._last[cam_id] = offset
+        stamped = record.header(HEADER_CRC32C)
+        if stamped is not None and int(stamped, 16) != crc32c.crc32c(record.value):
+            return "the packet is not the one that was published: its checksum differs"
+        return None
+
+    def report(self) -> dict[str, Any]:
+        """The counts, JSON-ready."""
+        return {
+            "read_back": self.read,
+            "verified": self.right,
+            "missed": self.missed,
+            "by_source": self.by_source,
+            "trouble": self.trouble,
+        }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Read results until SIGTERM.
+
+    Args:
+        arguments: Address, pid of the parent, ids.
+    """
+    address, parent, *cam_ids = arguments
+    topics = {topic_name(PRODUCE_SCHEMA, cam_id): cam_id for cam_id in cam_ids}
+    checker = Checker(topics)
+    with connect(address) as broker, broker.consumer(list(topics), start="beginning", on_end="wait") as consumer:
+        with stop_on_signals(on_stop=consumer.wakeup) as stop:
+            if not end_with_parent(int(parent)):
+                return 0
+            said = time.monotonic()
+            while not stop.is_set():
+                _read(consumer, checker, REPORT_EVERY)
+                if time.monotonic() - said >= REPORT_EVERY:
+                    said = time.monotonic()
+                    _say(checker)
+        while _read(consumer, checker, 0):  # what was sent before we were asked to end
+            pass
+        _say(checker)
+    return 0
+
+
+def _read(consumer: Consumer, checker: Checker, timeout: float) -> bool:
+    try:
+        records = consumer.poll(timeout, max_records=200)
+    except (EndOfStream, ClosedError):
+        return False
+    for record in records:
+        checker.take(record)
+    return bool(records)
+
+
+def _say(checker: Checker) -> None:
+    print(json.dumps(checker.report()), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,103 @@
+"""``comux publish``: a feed in the foreground, with a line when it starts and one when it has ended."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from comux.cli.publishers import end_with_parent
+from comux.errors import ConfigError
+from comux.feeds import FeedReport, publish
+
+
+def run_publish(
+    source: str,
+    *,
+    topic: str,
+    address: str,
+    pace: str,
+    loop: bool,
+    seconds: float | None,
+    frames: int | None,
+    quiet: bool,
+    parent: int | None,
+) -> int:
+    """Publish until the feed ends, a limit is reached, or a signal asks to stop; the stream is ended then.
+
+    Args:
+        source, topic, address, loop, seconds, frames: As ``comux.feeds.publish``.
+        pace: ``realtime``, ``fast``, or a number of frames per second as text.
+        quiet: Print errors only.
+        parent: Process with which to end.
+
+    Returns:
+        0, or 130 after Ctrl-C.
+    """
+    speed = parse_pace(pace)
+    with _stopped_by_signals() as (stop, got):
+        if parent is not None and not end_with_parent(parent):
+            return 0
+        if not quiet:
+            print(f"publishing {source} as {topic} on {address}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        report = publish(
+            source,
+            address,
+            topic,
+            pace=speed,
+            loop=loop or None,
+            seconds=seconds,
+            frames=frames,
+            stop=stop,
+        )
+    if not quiet:
+        print(summary(report))
+    return 130 if signal.SIGINT in got else 0
+
+
+def parse_pace(text: str) -> str | float:
+    """``realtime``, ``fast``, or frames per second.
+
+    Raises:
+        ConfigError: none of these.
+    """
+    if text in ("realtime", "fast"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"pace {text!r}: give realtime, fast, or a number of frames per second") from None
+
+
+def summary(report: FeedReport) -> str:
+    """One line: what was published and why it ended."""
+    faults = ", ".join(f"{count} {kind}" for kind, count in report.fault_counts.items())
+    return (
+        f"{report.topic}: {report.records} packets ({report.keyframes} keyframes, {report.bytes / 1e6:.1f} MB) in "
+        f"{report.seconds:.1f} s, {report.reason}" + (f"; faults on request: {faults}" if faults else "")
+    )
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[tuple[threading.Event, list[int]]]:
+    """An event that SIGINT and SIGTERM set, and which of them came; a second signal acts as it did before."""
+    stop = threading.Event()
+    got: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        got.append(number)
+        stop.set()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield stop, got
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

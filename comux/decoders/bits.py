@@ -94,6 +94,13 @@ def nal_units(data: bytes) -> Iterator[tuple[int, int]]:
         position = data.find(START_CODE, first)
 
 
+def nal_bytes(data: bytes, first: int) -> bytes:
+    """The NAL unit whose first header byte is at ``first``, with a start code before it."""
+    end = data.find(START_CODE, first)
+    unit = data[first:] if end < 0 else data[first:end]
+    return b"\x00" + START_CODE + unit.rstrip(b"\x00")
+
+
 def is_annex_b(data: bytes) -> bool:
     """Whether the packet begins with a start code."""
     return data.startswith((b"\x00\x00\x01", b"\x00\x00\x00\x01"))

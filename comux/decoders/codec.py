@@ -55,15 +55,32 @@ class Codec:
     """
 
     def __init__(self, codec: str, *, threads: int, extradata: bytes | None, max_pixels: int) -> None:
-        self._context = cast(VideoCodecContext, av.CodecContext.create(decoder_name(codec), "r"))
-        self._context.thread_type = ThreadType.SLICE if threads == 1 else ThreadType.FRAME
-        self._context.thread_count = threads
-        # Pictures that the codec knows to be wrong come out flagged instead of vanishing: each packet gets its answer.
-        self._context.flags |= Flags.output_corrupt
+        self._name = decoder_name(codec)
+        self._threads = threads
+        self._extradata = extradata
         # FFmpeg compares the size padded to whole blocks, so its own limit must be looser than ours.
-        self._context.options = {"max_pixels": str(min(2 * max_pixels + (1 << 16), (1 << 31) - 1))}
-        if extradata is not None:
-            self._context.extradata = extradata
+        self._max_pixels = min(2 * max_pixels + (1 << 16), (1 << 31) - 1)
+        self._context = self._make()
+        self._sent = False
+
+    def _make(self) -> VideoCodecContext:
+        context = cast(VideoCodecContext, av.CodecContext.create(self._name, "r"))
+        context.thread_type = ThreadType.SLICE if self._threads == 1 else ThreadType.FRAME
+        context.thread_count = self._threads
+        # Pictures that the codec knows to be wrong come out flagged instead of vanishing: each packet gets its answer.
+        context.flags |= Flags.output_corrupt
+        context.options = {"max_pixels": str(self._max_pixels)}
+        if self._extradata is not None:
+            context.extradata = self._extradata
+        return context
+
+    def renew(self) -> None:
+        """Start with a fresh context, parameter sets forgotten.
+
+        Needed after the codec met an error: FFmpeg's H.264 decoder keeps coefficients of a block given up half way,
+        through ``flush`` too, and adds them to the next keyframe (seen: one wrong block to the end of that GOP).
+        """
+        self._context = self._make()
         self._sent = False
 
     def submit(self, token: int, data: bytes) -> tuple[list[av.VideoFrame], str]:

@@ -12,20 +12,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from .bits import BitReader, BitsExhaustedError, is_annex_b, length_prefixed_to_annex_b, nal_units, unescape
+from .bits import BitReader, BitsExhaustedError, is_annex_b, length_prefixed_to_annex_b, nal_bytes, nal_units, unescape
 from .units import Begin, Inspector, Kind, Unit
 
 _IDR: Final = (19, 20)
 _IRAP_FIRST, _IRAP_LAST = 16, 23
 _RASL: Final = (8, 9)
-_SPS: Final = 33
+_VPS, _SPS, _PPS = 32, 33, 34
 _STARTS_UNIT: Final = frozenset((32, 33, 34, 35, 39, *range(41, 45), *range(48, 56)))
 _HEADER_BYTES: Final = 256
 _MAX_DIMENSION: Final = 1 << 17
 
 
-def parse_sps_size(payload: bytes) -> tuple[int, int]:
-    """Width and height in pixels, cropped, of a sequence parameter set (its two NAL header bytes left out).
+def parse_sps(payload: bytes) -> tuple[int, tuple[int, int]]:
+    """Number, and width and height in pixels (cropped), of a sequence parameter set (its two header bytes left out).
 
     Raises:
         BitsExhaustedError: it is shorter than it says, or says what cannot be.
@@ -40,7 +40,7 @@ def parse_sps_size(payload: bytes) -> tuple[int, int]:
         bits.skip(2 * (8 - sub_layers))
     for profile, level in present:
         bits.skip(88 * profile + 8 * level)
-    bits.ue()
+    number = bits.ue()
     chroma = bits.ue()
     separate = chroma == 3 and bits.flag()
     width, height = bits.ue(), bits.ue()
@@ -51,7 +51,7 @@ def parse_sps_size(payload: bytes) -> tuple[int, int]:
         width, height = width - (left + right) * unit_x, height - (top + bottom) * unit_y
     if not (0 < width <= _MAX_DIMENSION and 0 < height <= _MAX_DIMENSION):
         raise BitsExhaustedError
-    return width, height
+    return number, (width, height)
 
 
 class HevcInspector(Inspector):
@@ -60,10 +60,12 @@ class HevcInspector(Inspector):
     repeats_are_duplicates = True
 
     def __init__(self) -> None:
+        self._sets: dict[tuple[int, int], bytes] = {}  # as they came, by kind and number
         self._length_size = 0
 
     def parameters(self, extradata: bytes) -> bytes:
         if is_annex_b(extradata):
+            self.inspect(extradata)
             return extradata
         if len(extradata) < 23 or extradata[0] != 1:
             return b""
@@ -77,7 +79,9 @@ class HevcInspector(Inspector):
                 length = int.from_bytes(extradata[position : position + 2], "big")
                 sets.append(b"\x00\x00\x00\x01" + extradata[position + 2 : position + 2 + length])
                 position += 2 + length
-        return b"".join(sets)
+        found = b"".join(sets)
+        self.inspect(found)
+        return found
 
     def normalise(self, data: bytes) -> bytes | None:
         if not self._length_size:
@@ -110,11 +114,8 @@ class HevcInspector(Inspector):
             if kind in _STARTS_UNIT:
                 if units and cut is None:
                     cut, size = begin, None
-                if kind == _SPS:
-                    try:
-                        size = parse_sps_size(data[first + 2 : first + _HEADER_BYTES])
-                    except BitsExhaustedError:
-                        pass  # the codec judges it
+                if kind in (_VPS, _SPS, _PPS):
+                    size = self._take_parameters(kind, nal_bytes(data, first)) or size
                 continue
             if kind >= 32 or (units and cut is None and not data[first + 2] & 0x80):
                 continue  # a message behind the picture, or a further segment of it
@@ -131,6 +132,24 @@ class HevcInspector(Inspector):
             units[-1].end_byte = cut
             units.append(Unit(cut, len(data), Kind.PARAMETERS, size=size))
         return units
+
+    def parameter_sets(self) -> bytes:
+        return b"".join(self._sets[key] for key in sorted(self._sets))
+
+    def _take_parameters(self, kind: int, unit: bytes) -> tuple[int, int] | None:
+        payload = unit[6 : 6 + _HEADER_BYTES]
+        size: tuple[int, int] | None = None
+        try:
+            if kind == _VPS:
+                number = BitReader(payload[:2]).u(4)
+            elif kind == _SPS:
+                number, size = parse_sps(payload)
+            else:
+                number = BitReader(payload[:8]).ue()
+            self._sets[kind, number] = unit
+        except BitsExhaustedError:
+            pass  # the codec judges it
+        return size
 
     @staticmethod
     def _picture(begin: int, end: int, kind: int, size: tuple[int, int] | None) -> Unit:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from .bits import BitReader, BitsExhaustedError, is_annex_b, length_prefixed_to_annex_b, nal_units, unescape
+from .bits import BitReader, BitsExhaustedError, is_annex_b, length_prefixed_to_annex_b, nal_bytes, nal_units, unescape
 from .units import Begin, Inspector, Kind, Unit
 
 _SLICE, _PARTITION_A, _IDR, _SEI, _SPS, _PPS, _AUD = 1, 2, 5, 6, 7, 8, 9
@@ -145,14 +145,14 @@ def parse_sps(payload: bytes) -> tuple[int, SequenceParameters]:
     )
 
 
-def parse_pps(payload: bytes) -> tuple[int, PictureParameters] | None:
-    """Read a picture parameter set (its NAL header byte left out); ``None`` where it uses slice groups."""
+def parse_pps(payload: bytes) -> tuple[int, PictureParameters | None]:
+    """Number and content of a picture parameter set (its NAL header byte left out); ``None``: it uses slice groups."""
     bits = BitReader(unescape(payload))
     number, sequence = bits.ue(), bits.ue()
     bits.skip(1)
     poc_present = bits.flag()
     if bits.ue() != 0:
-        return None
+        return number, None
     references = (bits.ue() + 1, bits.ue() + 1)
     weighted_pred, weighted_bipred = bits.flag(), bits.u(2)
     bits.se(), bits.se(), bits.se()
@@ -250,6 +250,7 @@ class H264Inspector(Inspector):
     def __init__(self) -> None:
         self._sps: dict[int, SequenceParameters] = {}
         self._pps: dict[int, PictureParameters] = {}
+        self._sets: dict[tuple[int, int], bytes] = {}  # as they came, by kind and number
         self._length_size = 0
         self._last_reference: Unit | None = None
         self._first_field: tuple[int, bool] | None = None  # frame_num and parity of a field that waits for the other
@@ -307,7 +308,7 @@ class H264Inspector(Inspector):
                 if has_picture and cut is None:
                     cut, size, recovery = begin, None, None
                 if kind in (_SPS, _PPS):
-                    size = self._take_parameters(kind, data[first + 1 : first + _HEADER_BYTES]) or size
+                    size = self._take_parameters(kind, nal_bytes(data, first)) or size
                 elif kind == _SEI and recovery is None:
                     recovery = recovery_point(data[first + 1 : first + _HEADER_BYTES])
                 continue
@@ -342,15 +343,21 @@ class H264Inspector(Inspector):
             units[-1].end_byte = len(data)
         return units
 
-    def _take_parameters(self, kind: int, payload: bytes) -> tuple[int, int] | None:
+    def parameter_sets(self) -> bytes:
+        return b"".join(self._sets[key] for key in sorted(self._sets))
+
+    def _take_parameters(self, kind: int, unit: bytes) -> tuple[int, int] | None:
+        payload = unit[5 : 5 + _HEADER_BYTES]
         try:
             if kind == _SPS:
                 number, sps = parse_sps(payload)
                 self._sps[number] = sps
+                self._sets[kind, number] = unit
                 return sps.width, sps.height
-            parsed = parse_pps(payload)
-            if parsed is not None:
-                self._pps[parsed[0]] = parsed[1]
+            number, pps = parse_pps(payload)
+            self._sets[kind, number] = unit
+            if pps is not None:
+                self._pps[number] = pps
         except BitsExhaustedError:
             pass  # the codec judges it; slices that refer to it are then not checked
         return None

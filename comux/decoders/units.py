@@ -90,6 +90,10 @@ class Inspector(ABC):
     def starts(self, data: bytes) -> bool:
         """Whether a decoder can start at this packet. Remembers nothing."""
 
+    def parameter_sets(self) -> bytes:
+        """Every parameter set in force, to be put before a packet when a fresh codec goes on with the stream."""
+        return b""
+
     def begin(self, unit: Unit) -> None:
         """Decoding starts at this unit: forget the numbers before it."""
         del unit

@@ -18,7 +18,7 @@ sequence number and checksum are *trusted* and never make another wait; without 
 
 At a doubt (before a packet is fed) the codec is drained first: what it holds was decoded from good packets and is
 delivered. When the codec itself reports an error on token t, only pictures with a smaller token than t, and than any
-token that gave no picture, are delivered; the rest is dropped. Either way the codec is flushed and the mode is WAIT.
+token that gave no picture, are delivered; the rest is dropped, and the codec made anew. Either way the mode is WAIT.
 
 Invariants. V1: a fed record is unresolved until its first outcome, and resolved for ever afterwards. V2: ``_flight``
 holds exactly the units fed to the codec and not answered. V3: ``_unproved`` is the untrusted part of ``_flight`` that
@@ -124,6 +124,7 @@ class VideoDecoder(Decoder):
         self._skip_leading = False
         self._degraded = False
         self._heal_token: int | None = None
+        self._tainted = False
         self._refused = ""
         self._why = _JOINING
 
@@ -167,7 +168,9 @@ class VideoDecoder(Decoder):
         elif verdict.doubt is not Doubt.NONE:
             self._tear(verdict.detail)
             self._doubt(verdict.reason, verdict.detail)
-        if verdict.doubt is Doubt.THIS and self.options.on_damage == "drop":
+        damaged = verdict.doubt is Doubt.THIS
+        self._tainted = self._tainted or (damaged and self._mode is not _Mode.WAIT)
+        if damaged and (self.options.on_damage == "drop" or self._mode is _Mode.WAIT):
             self._resolve(fed, "resync", verdict.detail)
         elif not data:
             self._resolve(fed, ABSORBED)
@@ -242,6 +245,8 @@ class VideoDecoder(Decoder):
         if self._refused:
             self._resolve(fed, "too_large", self._refused)
             return
+        if self._tainted and self._mode is not _Mode.WAIT and unit.begins in (Begin.CLEAN, Begin.OPEN):
+            self._stop(None, "no_picture", self._why)  # a codec that met an error may spoil a keyframe
         if self._mode is not _Mode.WAIT:
             gap = self._inspector.continuity(unit)
             if gap:
@@ -432,7 +437,7 @@ class VideoDecoder(Decoder):
         if self.options.on_damage == "drop":
             self._stop(bad, "decode_error", detail)
             return
-        self._degraded = True
+        self._degraded = self._tainted = True
         for piece in self._flight.values():
             piece.degraded = piece.degraded or piece.token >= bad
         piece = self._flight.get(bad)  # type: ignore[assignment]
@@ -457,13 +462,19 @@ class VideoDecoder(Decoder):
         if missing and (suspects or problem or self.options.threads != 1):
             suspects += missing
         limit = min(suspects, default=self._next_token)
+        deliver = self.options.on_damage == "deliver"
         for piece in list(self._arrived):
-            if piece.token < limit:
+            piece.degraded = piece.degraded or piece.token >= limit
+            if piece.token < limit or deliver:
                 self._deliver(piece)
         for piece in list(self._flight.values()):
             own = piece.frame is None or piece.token == bad
             self._give_up(piece, cause if own else "resync", detail)
         self._wait(detail)
+        if suspects or problem or self._tainted:
+            self._codec.renew()
+            self._prefix = (self._inspector.parameter_sets() + self._prefix)[-_MAX_PARAMETERS:]
+            self._tainted = False
 
     def _wait(self, why: str) -> None:
         if self._codec is not None:

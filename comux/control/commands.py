@@ -282,17 +282,16 @@ def _decode(raw: bytes | None, limits: CommandLimits) -> tuple[Any, bool]:
 
 
 def _deeper_than(value: Any, depth: int) -> bool:
-    level = [value]
-    for _ in range(depth + 1):
+    """Whether lists and objects nest more than ``depth`` levels."""
+    level = [value] if isinstance(value, (list, dict)) else []
+    for _ in range(depth):
         level = [
             child
             for node in level
-            if isinstance(node, (list, dict))
             for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, (list, dict))
         ]
-        if not level:
-            return False
-    return True
+    return bool(level)
 
 
 # -- arguments of the built-in actions -----------------------------------------------------------------------------

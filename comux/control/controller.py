@@ -469,6 +469,8 @@ class Controller:
         if not self._worker.submit(job, abandon):
             self._account.move("acts", "control")
             self._release()
+            if self._stop.is_set():
+                raise _Refused("shutdown", ClosedError(f"{self.name!r} is ending; nothing was done"))
             busy = CommandError(f"action {command.action!r}: too many acts are waiting already; send it again later")
             busy.retriable = True
             raise _Refused("busy", busy)

@@ -1,0 +1,597 @@
+/* segment.c - the file of a topic: created whole or not at all, mapped, attached to, given back.
+ *
+ * Create. An unnamed file (O_TMPFILE) is allocated for real (posix_fallocate: too small a tmpfs is ENOSPC here instead of SIGBUS later),
+ * filled in, attached to, and only then linked to its name. A crash before the link leaves nothing; file systems without unnamed
+ * files get an exclusive temporary name, which a crash may leave behind and `gc` removes.
+ *
+ * Attach. Open without following links, check owner and superblock from a private copy before anything is mapped, hold the lifecycle byte
+ * shared while a process slot is taken (so that a removal, which wants it exclusively, cannot slip in between), publish the identity, and
+ * only then raise the slot's generation: nothing can be owned by a name that is not yet explained. Then recover, in case all died.
+ *
+ * A process has one attachment per file, shared by its handles and threads and found by device and inode.
+ *
+ * Fork. The child closes its copies of the descriptors (that does not drop the parent's kernel locks, keeping them would keep a dead parent
+ * alive) and marks every attachment as foreign: nothing it inherited may write to the segment any more. The mappings stay, so
+ * that inherited views can still be read.
+ */
+#define _GNU_SOURCE
+#include "core.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
+static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t registry_once = PTHREAD_ONCE_INIT;
+static cx_att *registry;
+
+static void fork_prepare(void) { pthread_mutex_lock(&registry_lock); }
+static void fork_parent(void) { pthread_mutex_unlock(&registry_lock); }
+static void fork_child(void)
+{
+    for (cx_att *a = registry; a; a = a->next) {
+        if (a->fd >= 0) close(a->fd);
+        a->fd = -1;
+        a->forked = 1;
+    }
+    registry = NULL;
+    pthread_mutex_unlock(&registry_lock);
+}
+static void registry_start(void) { pthread_atfork(fork_prepare, fork_parent, fork_child); }
+
+uint32_t cx_crc32(const void *data, size_t n)
+{
+    const uint8_t *p = data;
+    uint32_t crc = ~0u;
+    while (n--) {
+        crc ^= *p++;
+        for (int bit = 0; bit < 8; bit++) crc = (crc >> 1) ^ (0xedb88320u & -(crc & 1));
+    }
+    return ~crc;
+}
+
+static uint32_t super_crc(const cx_super *s)
+{
+    cx_super copy = *s;
+    copy.crc = 0;
+    return cx_crc32(&copy, CX_RETIRED_AT);
+}
+
+static void boot_id(uint8_t out[16])
+{
+    char text[64] = {0};
+    memset(out, 0, 16);
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    for (ssize_t i = 0, nibble = 0; i < n && nibble < 32; i++) {
+        int v = text[i] >= '0' && text[i] <= '9' ? text[i] - '0' : text[i] >= 'a' && text[i] <= 'f' ? text[i] - 'a' + 10 : -1;
+        if (v < 0) continue;
+        out[nibble / 2] |= (uint8_t)(nibble & 1 ? v : v << 4);
+        nibble++;
+    }
+}
+
+/* -- geometry -------------------------------------------------------------------------------------------------------------------- */
+
+static uint64_t round_up(uint64_t x, uint64_t to) { return (x + to - 1) / to * to; }
+
+static uint64_t gcd(uint64_t x, uint64_t y)
+{
+    while (y) {
+        uint64_t rest = x % y;
+        x = y;
+        y = rest;
+    }
+    return x;
+}
+
+/* Slots stand back to back wherever that is not dear, because then any batch is one contiguous array; the data region must be a whole number
+ * of pages to be mapped twice in a row, which with odd sizes wants extra slots. Where that is dear each slot gets whole pages instead. */
+static void fixed_geometry(uint64_t item, uint64_t n, uint64_t page, uint64_t *stride, uint64_t *bytes)
+{
+    uint64_t step = page / gcd(item, page);
+    uint64_t packed = round_up(n, step) * item, paged = n * round_up(item, page);
+    bool cheap = packed - n * item <= n * item / 8 || packed - n * item <= 1 << 20;
+    *stride = cheap || packed <= paged ? item : round_up(item, page);
+    *bytes = *stride == item ? packed : paged;
+}
+
+static void geometry(cx_super *s)
+{
+    uint64_t n_desc = 2;
+    while (n_desc < s->n_records) n_desc *= 2;
+    s->n_desc = n_desc;
+    s->desc_stride = sizeof(cx_desc) + (s->kind == CX_FIXED ? CX_FIXED_AUX : 0);
+    s->off_control = 4096;
+    s->off_procs = 8192;
+    s->off_ports = s->off_procs + (uint64_t)s->max_procs * sizeof(cx_proc);
+    s->off_groups = s->off_ports + (uint64_t)s->max_ports * sizeof(cx_port);
+    s->off_delivery = s->off_groups + (uint64_t)s->max_groups * sizeof(cx_group);
+    s->off_desc = round_up(s->off_delivery + (uint64_t)s->max_groups * n_desc * 4, CX_LINE);
+    s->off_data = round_up(s->off_desc + n_desc * s->desc_stride, 65536);
+    s->total_bytes = s->off_data + s->data_bytes;
+}
+
+static void super_from(const cx_config *k, cx_super *s)
+{
+    memset(s, 0, sizeof *s);
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    memcpy(s->magic, CX_MAGIC, 8);
+    s->layout_major = CX_LAYOUT_MAJOR;
+    s->layout_minor = CX_LAYOUT_MINOR;
+    s->byte_order = CX_BYTE_ORDER;
+    s->header_bytes = sizeof(cx_super);
+    boot_id(s->boot_id);
+    s->created_ns = (uint64_t)cx_wall_ns();
+    s->creator_pid = (uint32_t)getpid();
+    s->page_size = (uint32_t)page;
+    s->kind = (uint16_t)k->kind;
+    s->policy = (uint16_t)k->policy;
+    s->options = k->options;
+    s->n_records = k->n;
+    s->item_bytes = k->item_bytes;
+    if (k->kind == CX_FIXED)
+        fixed_geometry(k->item_bytes, k->n, page, &s->slot_stride, &s->data_bytes);
+    else
+        s->data_bytes = round_up(k->data_bytes, page > 65536 ? page : 65536);
+    s->max_procs = k->max_procs;
+    s->max_ports = k->max_ports;
+    s->max_groups = k->max_groups;
+    s->max_record = k->max_record ? k->max_record : s->data_bytes;
+    if (s->max_record > s->data_bytes) s->max_record = s->data_bytes;
+    if (s->max_record > 0xffffffc0u) s->max_record = 0xffffffc0u;
+    s->heartbeat_ns = k->heartbeat_ns;
+    s->first_offset = k->first_offset;
+    s->group_grace_ns = k->group_grace_ns;
+    if (k->name) snprintf(s->name, sizeof s->name, "%s", k->name);
+    if (k->spec) snprintf(s->spec, sizeof s->spec, "%s", k->spec);
+    geometry(s);
+    s->crc = super_crc(s);
+}
+
+uint64_t cx_required_bytes(const cx_config *k)
+{
+    cx_super s;
+    super_from(k, &s);
+    return s.total_bytes;
+}
+
+static int check_super(const cx_super *s, const char *path, uint64_t file_bytes)
+{
+    uint8_t boot[16];
+    cx_super want = *s;
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    if (memcmp(s->magic, CX_MAGIC, 8) != 0) return cx_fail(CX_ELAYOUT, "%s is not a comux topic (its magic differs); remove the file", path);
+    if (s->byte_order != CX_BYTE_ORDER || s->layout_major != CX_LAYOUT_MAJOR)
+        return cx_fail(CX_ELAYOUT, "%s has layout %u.%u, this comux reads %u.x; stop what made it and remove the topic, or use that version", path,
+                       s->layout_major, s->layout_minor, CX_LAYOUT_MAJOR);
+    if (s->header_bytes != sizeof(cx_super) || s->crc != super_crc(s))
+        return cx_fail(CX_ECORRUPT, "%s: the superblock's checksum is wrong; remove the topic", path);
+    boot_id(boot);
+    if (memcmp(boot, s->boot_id, 16) != 0)
+        return cx_fail(CX_ELAYOUT, "%s was made before the last boot and cannot be resumed; remove the topic and create it anew", path);
+    if (s->page_size % page && page % s->page_size)
+        return cx_fail(CX_ELAYOUT, "%s was made with pages of %u bytes, this system has %lu; create it anew", path, s->page_size, (unsigned long)page);
+    bool sane = s->n_records >= 1 && s->n_records <= 1u << 24 && s->data_bytes >= page && s->data_bytes % page == 0 &&
+                s->data_bytes <= (uint64_t)1 << 40 && s->max_procs >= 1 && s->max_procs <= 255 && s->max_ports >= 1 && s->max_ports <= 4096 &&
+                s->max_groups >= 1 && s->max_groups <= 64 && s->kind <= CX_FIXED && s->policy <= CX_POLICY_DROP_NEWEST &&
+                s->max_record <= s->data_bytes && s->heartbeat_ns >= 1000000 && s->name[CX_NAME_BYTES - 1] == 0 && s->spec[CX_SPEC_BYTES - 1] == 0;
+    if (sane && s->kind == CX_FIXED) sane = s->slot_stride >= s->item_bytes && s->item_bytes && s->slot_stride * s->n_records <= s->data_bytes &&
+                                            s->data_bytes % s->slot_stride == 0;
+    geometry(&want);
+    if (!sane || memcmp(&want, s, sizeof want) != 0 || file_bytes != s->total_bytes)
+        return cx_fail(CX_ECORRUPT, "%s: the superblock contradicts itself or the file's size (%llu bytes, %llu expected); remove the topic", path,
+                       (unsigned long long)file_bytes, (unsigned long long)s->total_bytes);
+    return CX_OK;
+}
+
+/* -- mapping --------------------------------------------------------------------------------------------------------------------- */
+
+static uint8_t *map_twice(int fd, uint64_t at, uint64_t bytes, int protection)
+{
+    uint8_t *base = mmap(NULL, 2 * bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) return NULL;
+    for (int i = 0; i < 2; i++)
+        if (mmap(base + (uint64_t)i * bytes, bytes, protection, MAP_SHARED | MAP_FIXED, fd, (off_t)at) == MAP_FAILED) {
+            munmap(base, 2 * bytes);
+            return NULL;
+        }
+    return base;
+}
+
+static void unmap(cx_att *a)
+{
+    if (a->meta) munmap(a->meta, a->meta_bytes);
+    if (a->rw) munmap(a->rw, 2 * a->c);
+    if (a->ro) munmap(a->ro, 2 * a->c);
+    free(a->path);
+    free(a);
+}
+
+static int map(cx_att *a)
+{
+    const cx_super *s = &a->super;
+    a->meta_bytes = s->off_data;
+    a->c = s->data_bytes;
+    void *meta = mmap(NULL, a->meta_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, 0);
+    if (meta == MAP_FAILED) return cx_fail_os(errno, "mapping %s", a->path);
+    a->meta = meta;
+    a->rw = map_twice(a->fd, s->off_data, a->c, PROT_READ | PROT_WRITE);
+    a->ro = a->rw ? map_twice(a->fd, s->off_data, a->c, PROT_READ) : NULL;
+    if (!a->ro) return cx_fail_os(errno, "mapping %s (%llu bytes)", a->path, (unsigned long long)a->c);
+    a->ctl = (cx_control *)(a->meta + s->off_control);
+    a->procs = (cx_proc *)(a->meta + s->off_procs);
+    a->ports = (cx_port *)(a->meta + s->off_ports);
+    a->groups = (cx_group *)(a->meta + s->off_groups);
+    a->words = (uint32_t *)(a->meta + s->off_delivery);
+    a->descs = a->meta + s->off_desc;
+    a->n = s->n_records;
+    a->dmask = s->n_desc - 1;
+    a->cmask = (a->c & (a->c - 1)) == 0 ? a->c - 1 : 0;
+    a->stride = s->slot_stride;
+    a->desc_stride = s->desc_stride;
+    a->fixed = s->kind == CX_FIXED;
+    a->one_writer = s->options & CX_OPT_ONE_WRITER;
+    /* How far ahead of need the tail moves: one lock round per chunk for the one writer, at the price of that much look-back. */
+    a->chunk = a->n < 64 || (a->fixed && a->stride >= 65536) ? 1 : (uint32_t)(a->n / 8 < 64 ? a->n / 8 : 64);
+    return CX_OK;
+}
+
+void cx_populate(const cx_att *a, bool writable)
+{
+    if (!a->fixed || a->stride < 256 << 10 || a->c > (uint64_t)1 << 30) return;
+    madvise(writable ? a->rw : a->ro, 2 * a->c, writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ); /* advice: older kernels refuse */
+}
+
+/* -- process slots --------------------------------------------------------------------------------------------------------------- */
+
+static int byte_lock(int fd, int64_t at, int64_t n, short type)
+{
+    struct flock l = {.l_type = type, .l_whence = SEEK_SET, .l_start = at, .l_len = n};
+    return fcntl(fd, F_OFD_SETLK, &l) == 0 ? 0 : errno;
+}
+
+static bool bytes_free(int fd, int64_t at, int64_t n)
+{
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = n};
+    return fcntl(fd, F_OFD_GETLK, &l) == 0 && l.l_type == F_UNLCK;
+}
+
+static int take_slot(cx_att *a)
+{
+    uint64_t start = 0;
+    char state;
+    for (uint32_t i = 0; i < a->super.max_procs; i++) {
+        int e = byte_lock(a->fd, CX_SLOT_BYTE + i, 1, F_WRLCK);
+        if (e == EAGAIN || e == EACCES) continue;
+        if (e) return cx_fail_os(e, "locking a process slot of %s (does the file system have OFD locks?)", a->path);
+        FAILPOINT("attach.byte_locked");
+        cx_proc *p = &a->procs[i];
+        ST(p->pid, (uint32_t)getpid());
+        ST(p->pid_ns, cx_pid_namespace());
+        cx_process_identity((uint32_t)getpid(), &start, &state);
+        ST(p->start_time, start);
+        ST(p->attached_ns, (uint64_t)cx_wall_ns());
+        int fd = open("/proc/self/comm", O_RDONLY | O_CLOEXEC);
+        memset(p->command, 0, sizeof p->command);
+        if (fd >= 0) {
+            ssize_t n = read(fd, p->command, sizeof p->command - 1);
+            if (n > 0 && p->command[n - 1] == '\n') p->command[n - 1] = 0;
+            close(fd);
+        }
+        uint32_t gen = (LD(p->gen) + 1) & 0x7fffff;
+        if (gen == 0) gen = 1;
+        STR(p->gen, gen);
+        FAILPOINT("attach.generation");
+        a->slot = i;
+        a->me = gen << 8 | (i + 1);
+        return CX_OK;
+    }
+    return cx_fail(CX_EBUSY, "topic '%s': %u processes are attached already; raise max_procs", a->super.name, a->super.max_procs);
+}
+
+bool cx_alone(const cx_att *a) { return a->fd >= 0 && bytes_free(a->fd, CX_SLOT_BYTE, a->super.max_procs); }
+
+/* -- create ---------------------------------------------------------------------------------------------------------------------- */
+
+static int no_space(const cx_config *k, const char *dir, uint64_t need)
+{
+    struct statvfs v;
+    unsigned long long free_bytes = statvfs(dir, &v) == 0 ? (unsigned long long)v.f_bavail * v.f_frsize : 0;
+    return cx_fail(CX_ENOSPACE,
+                   "topic '%s' needs %.1f MB, %.1f MB are free in %s; start the container with --shm-size=%lluM or --ipc=host, set COMUX_DIR, or ask "
+                   "for fewer slots or data_bytes",
+                   k->name, (double)need / 1e6, (double)free_bytes / 1e6, dir, (unsigned long long)(need / 500000 + 64));
+}
+
+static int allocate(const cx_config *k, const char *dir, int fd, uint64_t bytes)
+{
+    if (ftruncate(fd, 0) != 0) return cx_fail_os(errno, "topic '%s': truncating", k->name);
+    for (uint64_t at = 0; at < bytes;) {
+        uint64_t step = bytes - at < (uint64_t)64 << 20 ? bytes - at : (uint64_t)64 << 20;
+        int e = posix_fallocate(fd, (off_t)at, (off_t)step);
+        if (e == EINTR) continue;
+        if (e == ENOSPC || e == EFBIG || e == EDQUOT) return no_space(k, dir, bytes);
+        if (e) return cx_fail_os(e, "topic '%s': allocating %llu bytes in %s", k->name, (unsigned long long)bytes, dir);
+        at += step;
+    }
+    return CX_OK;
+}
+
+static void initialise(cx_att *a)
+{
+    cx_control *c = a->ctl;
+    uint64_t first = a->super.first_offset;
+    memcpy(a->meta, &a->super, sizeof a->super);
+    c->head = c->published = c->tail = first;
+    c->data_head = a->fixed ? first * a->stride : 0;
+    c->wake_min = c->space_want = CX_NOWHERE;
+    for (uint32_t g = 0; g < a->super.max_groups; g++) a->groups[g].hole_space = a->groups[g].hole_end = a->groups[g].wake_at = CX_NOWHERE;
+}
+
+/* A topic left behind by an earlier boot is nobody's: its file may be replaced. */
+static bool from_earlier_boot(const char *path)
+{
+    cx_super s;
+    uint8_t boot[16];
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) return false;
+    bool whole = pread(fd, &s, sizeof s, 0) == (ssize_t)sizeof s && memcmp(s.magic, CX_MAGIC, 8) == 0 && s.layout_major == CX_LAYOUT_MAJOR &&
+                 s.crc == super_crc(&s);
+    close(fd);
+    boot_id(boot);
+    return whole && memcmp(boot, s.boot_id, 16) != 0;
+}
+
+static int link_into_place(int fd, const char *temp, const char *path)
+{
+    char self[40];
+    snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
+    for (int attempt = 0;; attempt++) {
+        int rc = temp ? link(temp, path) : linkat(AT_FDCWD, self, AT_FDCWD, path, AT_SYMLINK_FOLLOW);
+        if (rc == 0) return 0;
+        if (errno != EEXIST || attempt || !from_earlier_boot(path) || unlink(path) != 0) return errno ? errno : EEXIST;
+    }
+}
+
+static int create_in(const cx_config *k, const char *dir, cx_att *a)
+{
+    char temp[4200];
+    bool named = false;
+    int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, k->mode);
+    if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
+        snprintf(temp, sizeof temp, "%s/.%s.%d.tmp", dir, k->name, (int)getpid());
+        fd = open(temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, k->mode);
+        named = fd >= 0;
+    }
+    if (fd < 0) return cx_fail_os(errno, "topic '%s': creating a file in %s", k->name, dir);
+    a->fd = fd;
+    fchmod(fd, k->mode); /* the umask does not narrow what was asked for */
+    int rc = allocate(k, dir, fd, a->super.total_bytes);
+    if (rc == CX_OK) rc = map(a);
+    if (rc == CX_OK) {
+        initialise(a);
+        rc = take_slot(a);
+    }
+    FAILPOINT("create.before_link");
+    if (rc == CX_OK) {
+        int e = link_into_place(fd, named ? temp : NULL, a->path);
+        if (e == EEXIST)
+            rc = cx_fail(CX_EEXISTS, "topic '%s' exists already in %s", k->name, dir);
+        else if (e)
+            rc = cx_fail_os(e, "topic '%s': linking %s", k->name, a->path);
+    }
+    if (named) unlink(temp);
+    return rc;
+}
+
+static void enlist(cx_att *a)
+{
+    struct stat st;
+    fstat(a->fd, &st);
+    a->dev = st.st_dev;
+    a->ino = st.st_ino;
+    a->users = a->maps = 1;
+    a->next = registry;
+    registry = a;
+}
+
+static void abandon(cx_att *a)
+{
+    if (a->fd >= 0) close(a->fd);
+    unmap(a);
+}
+
+int cx_create(const cx_config *k, cx_att **out)
+{
+    pthread_once(&registry_once, registry_start);
+    cx_att *a = calloc(1, sizeof *a);
+    char *dir = strdup(k->path);
+    if (!a || !dir) {
+        free(a);
+        free(dir);
+        return cx_fail_os(ENOMEM, "topic '%s'", k->name);
+    }
+    char *slash = strrchr(dir, '/');
+    if (slash) *slash = 0;
+    a->fd = -1;
+    a->path = strdup(k->path);
+    super_from(k, &a->super);
+    int rc = create_in(k, slash ? dir : ".", a);
+    free(dir);
+    if (rc != CX_OK) {
+        abandon(a);
+        return rc;
+    }
+    pthread_mutex_lock(&registry_lock);
+    enlist(a);
+    pthread_mutex_unlock(&registry_lock);
+    *out = a;
+    return CX_OK;
+}
+
+/* -- attach ---------------------------------------------------------------------------------------------------------------------- */
+
+static int open_checked(const char *path, int *out, struct stat *st)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 && errno == ENOENT) return cx_fail(CX_ENOTOPIC, "%s does not exist; create the topic or start what publishes it", path);
+    if (fd < 0 && errno == ELOOP) return cx_fail(CX_ELAYOUT, "%s is a symbolic link and is not followed; remove it", path);
+    if (fd < 0 && errno == EACCES) return cx_fail(CX_ELAYOUT, "%s belongs to somebody else; use a directory of your own (COMUX_DIR)", path);
+    if (fd < 0) return cx_fail_os(errno, "opening %s", path);
+    if (fstat(fd, st) != 0 || !S_ISREG(st->st_mode) || st->st_uid != geteuid()) {
+        close(fd);
+        return cx_fail(CX_ELAYOUT, "%s belongs to user %u, this process runs as %u; use a directory of your own (COMUX_DIR)", path,
+                       (unsigned)st->st_uid, (unsigned)geteuid());
+    }
+    *out = fd;
+    return CX_OK;
+}
+
+/* Holds the lifecycle byte shared. CX_WAIT: a removal is under way or was faster, look again. */
+static int lock_life(int fd, const char *path)
+{
+    for (int i = 0;; i++) {
+        int e = byte_lock(fd, CX_LIFE_BYTE, 1, F_RDLCK);
+        if (e == 0) break;
+        if (e != EAGAIN && e != EACCES) return cx_fail_os(e, "locking %s (does the file system have OFD locks?)", path);
+        if (i == 1000) return cx_fail(CX_EBUSY, "%s: somebody has been removing it for a second", path);
+        struct timespec t = {0, 1000000};
+        nanosleep(&t, NULL);
+    }
+    struct stat st;
+    uint32_t retired = 0;
+    if (fstat(fd, &st) != 0 || st.st_nlink == 0) return CX_WAIT;
+    if (pread(fd, &retired, 4, CX_RETIRED_AT) == 4 && retired) return CX_WAIT;
+    return CX_OK;
+}
+
+static int attach_new(const char *path, int fd, const struct stat *st, cx_att **out)
+{
+    cx_att *a = calloc(1, sizeof *a);
+    if (!a) {
+        close(fd);
+        return cx_fail_os(ENOMEM, "%s", path);
+    }
+    a->fd = fd;
+    a->path = strdup(path);
+    int rc = CX_OK;
+    if (pread(fd, &a->super, sizeof a->super, 0) != (ssize_t)sizeof a->super)
+        rc = cx_fail(CX_ELAYOUT, "%s is not a comux topic (%lld bytes); remove the file", path, (long long)st->st_size);
+    if (rc == CX_OK) rc = check_super(&a->super, path, (uint64_t)st->st_size);
+    if (rc == CX_OK) rc = lock_life(fd, path);
+    if (rc == CX_OK) rc = map(a);
+    if (rc == CX_OK) rc = take_slot(a);
+    if (rc != CX_OK) {
+        abandon(a);
+        return rc;
+    }
+    byte_lock(fd, CX_LIFE_BYTE, 1, F_UNLCK);
+    cx_lock(a, -1);
+    FAILPOINT("attach.lock_held");
+    cx_recover(a); /* also where nobody is left alive: their records become deliverable again */
+    cx_unlock(a);
+    enlist(a);
+    *out = a;
+    return CX_OK;
+}
+
+int cx_attach(const char *path, cx_att **out)
+{
+    pthread_once(&registry_once, registry_start);
+    for (int attempt = 0;; attempt++) {
+        int fd = -1;
+        struct stat st;
+        int rc = open_checked(path, &fd, &st);
+        if (rc != CX_OK) return rc;
+        pthread_mutex_lock(&registry_lock);
+        cx_att *a = registry;
+        while (a && !(a->users > 0 && a->dev == st.st_dev && a->ino == st.st_ino)) a = a->next;
+        if (a) {
+            a->users++;
+            a->maps++;
+            close(fd);
+            *out = a;
+        } else {
+            rc = attach_new(path, fd, &st, out);
+        }
+        pthread_mutex_unlock(&registry_lock);
+        if (rc != CX_WAIT) return rc;
+        if (attempt == 100) return cx_fail(CX_EBUSY, "%s: removed and created again too often while attaching", path);
+    }
+}
+
+/* -- give back ------------------------------------------------------------------------------------------------------------------- */
+
+static bool same_file(int fd, const char *path)
+{
+    struct stat mine, named;
+    return fstat(fd, &mine) == 0 && lstat(path, &named) == 0 && mine.st_dev == named.st_dev && mine.st_ino == named.st_ino;
+}
+
+static void unlink_if_last(cx_att *a)
+{
+    if (byte_lock(a->fd, CX_LIFE_BYTE, 1, F_WRLCK) != 0) return; /* somebody is attaching */
+    if (!cx_alone(a) || !same_file(a->fd, a->path)) return;
+    STR(((cx_super *)a->meta)->retired, 1);
+    unlink(a->path);
+}
+
+void cx_detach(cx_att *a)
+{
+    pthread_mutex_lock(&registry_lock);
+    if (--a->users == 0 && a->fd >= 0) {
+        if (a->super.options & CX_OPT_SESSION) unlink_if_last(a);
+        close(a->fd); /* drops every kernel lock of this attachment */
+        a->fd = -1;
+    }
+    pthread_mutex_unlock(&registry_lock);
+}
+
+void cx_unmap(cx_att *a)
+{
+    pthread_mutex_lock(&registry_lock);
+    bool last = --a->maps == 0;
+    if (last)
+        for (cx_att **at = &registry; *at; at = &(*at)->next)
+            if (*at == a) {
+                *at = a->next;
+                break;
+            }
+    pthread_mutex_unlock(&registry_lock);
+    if (last) unmap(a);
+}
+
+int cx_unlink(const char *path, bool force)
+{
+    int fd;
+    struct stat st;
+    int rc = open_checked(path, &fd, &st);
+    if (rc != CX_OK) return rc;
+    if (!force && (byte_lock(fd, CX_LIFE_BYTE, 1, F_WRLCK) != 0 || !bytes_free(fd, CX_SLOT_BYTE, 256)))
+        rc = cx_fail(CX_EBUSY, "%s is in use by a living process; close it there, or remove it with force", path);
+    if (rc == CX_OK) {
+        uint32_t one = 1;
+        cx_super s;
+        /* Attached processes go on with the memory they have; newcomers must not find it. */
+        if (pread(fd, &s, sizeof s, 0) == (ssize_t)sizeof s && memcmp(s.magic, CX_MAGIC, 8) == 0)
+            if (pwrite(fd, &one, sizeof one, CX_RETIRED_AT) != sizeof one) rc = cx_fail_os(errno, "marking %s as removed", path);
+        if (rc == CX_OK && same_file(fd, path) && unlink(path) != 0 && errno != ENOENT) rc = cx_fail_os(errno, "removing %s", path);
+    }
+    close(fd);
+    return rc;
+}

@@ -36,7 +36,9 @@ def _consume(adapter: adapters.Adapter, index: int, n: int, go: Any, out: Any) -
     out.close()
 
 
-def measure(kind: type[adapters.Adapter], size: int, consumers: int, n: int, context: SpawnContext) -> tuple[float, int]:
+def measure(
+    kind: type[adapters.Adapter], size: int, consumers: int, n: int, context: SpawnContext
+) -> tuple[float, int]:
     """Records per second of the slowest consumer, and wrong records over all of them."""
     shm = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="comux-bench-", dir=shm if shm.is_dir() else None))
@@ -45,9 +47,7 @@ def measure(kind: type[adapters.Adapter], size: int, consumers: int, n: int, con
         go = context.Barrier(consumers + 1)
         pipes = [context.Pipe(duplex=False) for _ in range(consumers)]
         processes = [context.Process(target=_produce, args=(adapter, n, go))]
-        processes += [
-            context.Process(target=_consume, args=(adapter, i, n, go, pipes[i][1])) for i in range(consumers)
-        ]
+        processes += [context.Process(target=_consume, args=(adapter, i, n, go, pipes[i][1])) for i in range(consumers)]
         for process in processes:
             process.start()
         for _, sender in pipes:

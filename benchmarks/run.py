@@ -1,0 +1,36 @@
+"""All benchmarks in one run: `make bench`, or `make bench ARGS="--quick"`.
+
+python benchmarks/run.py [--quick] [--folder benchmarks/results]
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one short round of each, to see that they run")
+    parser.add_argument("--folder", type=Path, default=None, help="where the figures go as JSON")
+    options = parser.parse_args()
+    ring = ["ipc/bench.py"]
+    video = ["video/bench.py"]
+    idle = ["idle.py"]
+    if options.quick:
+        ring += ["--rounds", "1", "--seconds", "0.1"]
+        video += ["--rounds", "1", "--frames", "30", "--cameras", "1,4"]
+        idle += ["--seconds", "2"]
+    if options.folder is not None:
+        ring += ["--json", str(options.folder / "ring.json")]
+        video += ["--json", str(options.folder / "video.json")]
+    for call in (ring, video, idle):
+        subprocess.run([sys.executable, str(HERE / call[0]), *call[1:]], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""One way of getting every frame of N cameras as BGR arrays into Python; each runs alone in a process of its own.
+
+All decode the same H.264 packets. ``decode only`` converts nothing and keeps nothing: no way of delivering frames can be
+faster on these cores, so it is the ceiling.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# The frames are taken by one consumer, as a model would: it looks at a few bytes of each.
+TOUCH = (0, 0, 0)
+
+
+def _packets(clip: Path) -> list[bytes]:
+    from comux.decoders.containers import open_video, packets
+
+    open_video(str(clip))
+    return [bytes(p.data) for p in packets(str(clip))]
+
+
+def _decoder() -> Any:
+    import av
+
+    av.logging.set_level(None)
+    context = av.CodecContext.create("h264", "r")
+    context.thread_count = 1
+    context.thread_type = "SLICE"
+    return context
+
+
+def _in_threads(cameras: int, work: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=work) for _ in range(cameras)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def decode_only(clip: Path, cameras: int) -> tuple[int, float]:
+    """The ceiling: one thread per camera, nothing converted."""
+    import av
+
+    data = _packets(clip)
+    counts: list[int] = []
+
+    def work() -> None:
+        context, n = _decoder(), 0
+        for packet in data:
+            n += len(context.decode(av.Packet(packet)))
+        counts.append(n + len(context.decode(None)))
+
+    start = time.monotonic()
+    _in_threads(cameras, work)
+    return sum(counts), time.monotonic() - start
+
+
+def pyav_threads(clip: Path, cameras: int) -> tuple[int, float]:
+    """A PyAV loop per thread with ``to_ndarray``, frames handed over a queue."""
+    import av
+
+    data = _packets(clip)
+    frames: queue.Queue[Any] = queue.Queue(2 * cameras)
+
+    def work() -> None:
+        context = _decoder()
+        for packet in [*data, None]:
+            for frame in context.decode(None if packet is None else av.Packet(packet)):
+                frames.put(frame.to_ndarray(format="bgr24"))
+        frames.put(None)
+
+    return _take(frames, cameras, work)
+
+
+def opencv_threads(clip: Path, cameras: int) -> tuple[int, float]:
+    """An OpenCV VideoCapture per thread, frames handed over a queue."""
+    import cv2
+
+    frames: queue.Queue[Any] = queue.Queue(2 * cameras)
+
+    def work() -> None:
+        capture = cv2.VideoCapture(str(clip), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+        while True:
+            good, frame = capture.read()
+            if not good:
+                break
+            frames.put(frame)
+        capture.release()
+        frames.put(None)
+
+    return _take(frames, cameras, work)
+
+
+def _take(frames: queue.Queue[Any], cameras: int, work: Callable[[], None]) -> tuple[int, float]:
+    start = time.monotonic()
+    threads = [threading.Thread(target=work) for _ in range(cameras)]
+    for thread in threads:
+        thread.start()
+    left, n, touched = cameras, 0, 0
+    while left:
+        frame = frames.get()
+        if frame is None:
+            left -= 1
+            continue
+        touched += int(frame[TOUCH])
+        n += 1
+    seconds = time.monotonic() - start
+    for thread in threads:
+        thread.join()
+    return n, seconds
+
+
+def comux_loop(clip: Path, cameras: int) -> tuple[int, float]:
+    """comux: the packets on shared-memory topics, one ``get_batch`` loop."""
+    from comux import Comux, TopicSpec, connect
+
+    data = _packets(clip)
+    ids = [f"cam{i}" for i in range(cameras)]
+    with connect("shm://bench-video") as broker:
+        try:
+            for cam_id in ids:
+                spec = TopicSpec(f"raw_{cam_id}", records=len(data) + 1, data_bytes=sum(map(len, data)) + (4 << 20))
+                broker.create_topic(spec)
+                with broker.producer(spec.name) as producer:
+                    for packet in data:
+                        producer.send(packet)
+                    producer.end()
+            n, touched = 0, 0
+            start = time.monotonic()
+            with Comux(ids, address="shm://bench-video", start="beginning", mode="every_frame") as loop:
+                for batch in loop:
+                    for _, _, array in batch:
+                        if array is not None:
+                            touched += int(array[TOUCH])
+                            n += 1
+                seconds = time.monotonic() - start
+        finally:
+            for name in broker.topics():
+                broker.delete_topic(name, force=True)
+    return n, seconds
+
+
+ALL: dict[str, Callable[[Path, int], tuple[int, float]]] = {
+    "decode only (ceiling)": decode_only,
+    "comux": comux_loop,
+    "PyAV loop per thread": pyav_threads,
+    "OpenCV thread per camera": opencv_threads,
+}
+
+
+def make_clip(path: Path, width: int, height: int, frames: int) -> None:
+    """A clip of a synthetic camera with sensor noise, H.264, GOP 30 with B-frames."""
+    import av
+
+    from comux.feeds.scene import Scene
+
+    scene = Scene(width, height, camera=1, seed=1)
+    rng = np.random.default_rng(3)
+    noise = rng.integers(-6, 7, (8, height * 3 // 2, width), dtype=np.int16)
+    options = {"preset": "veryfast", "crf": "23", "bf": "2", "g": "30"}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number in range(frames):
+            planes = scene.picture(number).astype(np.int16) + noise[number % 8]
+            frame = av.VideoFrame.from_ndarray(np.clip(planes, 0, 255).astype(np.uint8), format="yuv420p")
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)

@@ -6,15 +6,17 @@ results back and checks them. cam3 stalls on purpose and comes back, cam4 damage
 
 The end, whatever brings it (time, Ctrl-C, SIGTERM, an error): the books are read, the children are asked to end and
 killed if they do not, the contact sheet is written, the topics are removed, the summary is printed. The loop never
-waits longer than ``STEP``, so that all this is done well within a second. After ``kill -9`` of this process the children
-end by themselves, and the next demo removes the topics.
+waits longer than ``STEP``, so that all this is done well within a second. After ``kill -9`` of this process the
+children end by themselves, and the next demo removes the topics.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -100,6 +102,7 @@ def run_demo(options: DemoOptions) -> int:
         ComuxError: it cannot start: a wrong option, no room in shared memory, a publisher that fails. Nothing is left.
     """
     feed = check(options)
+    logging.getLogger("comux").addHandler(logging.NullHandler())  # the view tells events; stderr is not written twice
     if options.seconds is None and not (sys.stdout.isatty() and options.format == "table"):
         options = replace(options, seconds=DEFAULT_SECONDS)
     # Before the stack opens: a Ctrl-C at any later moment finds everything registered for its removal.
@@ -194,7 +197,7 @@ class _Demo:
             strict_on_fail=False,
         )
         stack.callback(self._cameras.close)
-        self._cameras.events.listen(self._tell)
+        self._deaf = self._cameras.events.listen(self._tell)
         ignore = (0.0, 0.0) if options.video is not None else MARKS_AREA
         self._detectors = {cam_id: MotionDetector(ignore) for cam_id in options.cam_ids}
         self._motions: dict[str, Motion] = {}
@@ -283,6 +286,7 @@ class _Demo:
 
     def finish(self) -> _Summary:
         """Read the books, end everything, write the sheet."""
+        self._deaf()  # that every camera ends now is no news
         moment = self._moment()
         books: dict[str, dict[str, Any]] = {}
         for cam_id, status in moment.sources.items():
@@ -347,8 +351,6 @@ class _Reader:
     """
 
     def __init__(self, address: str, cam_ids: tuple[str, ...], counts: Counts) -> None:
-        import subprocess
-
         arguments = ["comux.cli.demo_reader", address, str(os.getpid()), *cam_ids]
         self._process = start_child(arguments, stdout=subprocess.PIPE)
         self._counts = counts

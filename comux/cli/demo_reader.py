@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -24,7 +25,8 @@ from comux.transport import Consumer, connect
 
 CONSUME_SCHEMA: Final = "raw_:cam_id"
 PRODUCE_SCHEMA: Final = "stream_:cam_id"
-REPORT_EVERY: Final = 0.5
+REPORT_EVERY: Final = 0.5  #: seconds
+OFFSETS_KEPT: Final = 256
 
 
 class Checker:
@@ -36,7 +38,8 @@ class Checker:
 
     def __init__(self, cam_ids: Mapping[str, str]) -> None:
         self._cam_ids = cam_ids
-        self._last: dict[str, int] = {}
+        self._last_ns = dict.fromkeys(cam_ids.values(), 0)
+        self._offsets: dict[str, deque[int]] = {cam_id: deque(maxlen=OFFSETS_KEPT) for cam_id in cam_ids.values()}
         self.read = 0
         self.right = 0
         self.missed = 0
@@ -68,9 +71,13 @@ class Checker:
             topic, _, offset = json.loads(record.header(HEADER_SOURCE) or b"null")
         except (TypeError, ValueError):
             return f"header {HEADER_SOURCE} does not say which packet it is from"
-        if topic != topic_name(CONSUME_SCHEMA, cam_id) or offset <= self._last.get(cam_id, -1):
-            return f"it is from {topic} offset {offset}, after {self._last.get(cam_id)}"
-        self._last[cam_id] = offset
+        if topic != topic_name(CONSUME_SCHEMA, cam_id) or offset in self._offsets[cam_id]:
+            return f"it is from {topic} offset {offset}, which is another camera's or was here before"
+        self._offsets[cam_id].append(offset)
+        # Pictures come in the order of their times; with B-frames their packets have offsets in another one.
+        if record.timestamp_ns <= self._last_ns[cam_id]:
+            return f"its picture is not later than the one before: {record.timestamp_ns} ns, {self._last_ns[cam_id]} ns"
+        self._last_ns[cam_id] = record.timestamp_ns
         stamped = record.header(HEADER_CRC32C)
         if stamped is not None and int(stamped, 16) != crc32c.crc32c(record.value):
             return "the packet is not the one that was published: its checksum differs"

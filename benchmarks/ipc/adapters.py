@@ -1,7 +1,7 @@
 """One adapter per way of moving records between Python processes; each runs the same loops over the same payloads.
 
-An adapter's ``produce`` sends ``n`` records, ``consume`` receives ``n`` and reads every byte of each (``check``), so that
-a view nobody reads does not count as a transfer. What arrives is compared with what was sent, in order: ``check`` knows
+An adapter's ``produce`` sends ``n`` records, ``consume`` receives ``n`` and reads every byte of each (``check``), so
+that a view nobody reads is no transfer. What arrives is compared with what was sent, in order: ``check`` knows
 the checksum of record *i*.
 """
 

@@ -1,6 +1,6 @@
 """One way of getting every frame of N cameras as BGR arrays into Python; each runs alone in a process of its own.
 
-All decode the same H.264 packets. ``decode only`` converts nothing and keeps nothing: no way of delivering frames can be
+All decode the same H.264 packets. ``decode only`` converts and keeps nothing: no way of delivering frames can be
 faster on these cores, so it is the ceiling.
 """
 

@@ -1,8 +1,8 @@
 """The local log: crash-safe topics in shared memory, without a daemon.
 
-Lives here: the C core (``_core``), its binding, segments and their directory, producers, group members, lossy readers,
-observers, waiting. May import: ``comux.records``, ``comux.errors``, ``comux.account``, numpy. Must never know: addresses,
-brokers, codecs, sources; what a record means.
+Lives here: the C core (``_core``), its binding, segments and their directory, producers, members, lossy readers,
+observers, waiting. May import: ``comux.records``, ``comux.errors``, ``comux.account``, numpy. Must never know:
+addresses, brokers, codecs, sources; what a record means.
 
 Importing this package is cheap and works anywhere; the C module is loaded on first use and needs Linux.
 """

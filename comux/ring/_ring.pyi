@@ -1,10 +1,11 @@
 """The C core's binding; its build with failpoints has the same names and two more."""
 
-from collections.abc import Buffer, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import numpy.typing as npt
+from typing_extensions import Buffer
 
 LAYOUT_MAJOR: int
 FIXED_AUX: int
@@ -127,7 +128,7 @@ class View(_Shown):
     skipped: int
     def valid(self) -> bool: ...
     def copy(self) -> Any: ...
-    def copy_into(self, target: Buffer, /) -> None: ...
+    def copy_into(self, target: Any, /) -> None: ...
 
 class Run:
     first: int

@@ -67,7 +67,8 @@ def check_directory(base: Path) -> None:
         raise ConfigError(f"{base} is not a directory; set COMUX_DIR to one")
     if st.st_uid != os.geteuid():
         raise ConfigError(
-            f"directory {base} belongs to user {st.st_uid}, this process runs as {os.geteuid()}; set COMUX_DIR to your own"
+            f"directory {base} belongs to user {st.st_uid}, this process runs as {os.geteuid()}; "
+            f"set COMUX_DIR to one of your own"
         )
     if st.st_mode & 0o022:
         raise ConfigError(

@@ -48,7 +48,6 @@ def reopen(path: str, role: str, options: dict[str, Any]) -> Any:
 class _Handle:
     """What the handles share; the C types bring ``close`` and ``closed``."""
 
-    __slots__ = ()
     _ring: Ring
     _own: Ring | None
     _options: tuple[str, dict[str, Any]]
@@ -79,18 +78,13 @@ class _Handle:
         self.close()
 
 
-_SLOTS = ("__weakref__", "_options", "_own", "_ring")
-
-
-class Producer(core.Producer, _Handle):  # type: ignore[misc]
+class Producer(core.Producer, _Handle):
     """Writes records; thread-safe. ``put``, ``put_many`` and ``claim`` wait for room up to ``timeout`` seconds.
 
     ``put(value, *, key, headers, timestamp_ns, flags, tag, timeout)`` returns the offset, or ``None`` where
     ``drop_newest`` dropped the record. Raises ``WaitTimeoutError`` (full), ``RecordTooLargeError``, ``ConfigError``
     (dtype, shape or size do not fit), ``EndOfStream`` (the epoch was ended), ``ClosedError``.
     """
-
-    __slots__ = _SLOTS
 
     def close(self) -> None:
         """Clean close: open claims are aborted; with ``end="auto"`` the last living producer's ends the stream."""
@@ -186,15 +180,13 @@ class Batch:
                 part.__exit__(kind, error, trace)
 
 
-class Member(core.Member, _Handle):  # type: ignore[misc]
+class Member(core.Member, _Handle):
     """One member of a group; thread-safe. Each record of the group goes to one member and is held until ``ack``.
 
     ``take(timeout)`` returns a ``Lease`` or ``None`` where the time passed (or after ``wakeup()``); raises
     ``EndOfStream`` (``on_end="stop"``: the epoch it was opened in has ended and the whole group has finished it) and
     ``ClosedError``, also while it waits. Iteration yields leases until the end.
     """
-
-    __slots__ = _SLOTS
 
     def take_many(self, k: int, timeout: float | None = None) -> Batch | None:
         """Up to ``k`` records, at least one; waits for the first only.
@@ -230,14 +222,12 @@ class Member(core.Member, _Handle):  # type: ignore[misc]
         return AccountSnapshot(started, acked, 0, _shown(returned=nacked), _shown(leases=started - acked - nacked))
 
 
-class Reader(core.Reader, _Handle):  # type: ignore[misc]
+class Reader(core.Reader, _Handle):
     """Reads without a group: never slows a producer, may be lapped, is told exactly how much it lost.
 
     ``poll(timeout)`` returns a ``View`` in place: believe what was read only after ``view.valid()``. ``copy`` and
     ``copy_many`` return validated copies. Raises ``EndOfStream`` (``on_end="stop"``) and ``ClosedError``.
     """
-
-    __slots__ = _SLOTS
 
     @property
     def position(self) -> int:
@@ -330,8 +320,6 @@ class Reader(core.Reader, _Handle):  # type: ignore[misc]
 
 class Observer(_Handle):
     """Reads the newest record on request; never waits, never slows anyone. Thread-safe."""
-
-    __slots__ = ("__weakref__", "_closed", "_options", "_own", "_ring")
 
     def __init__(self, ring: Ring) -> None:
         self._bind(ring, "observer")

@@ -330,12 +330,13 @@ class Ring:
 
         dtype, shape, k = self.spec.dtype, self.spec.shape, len(run)
         stride = self._attachment.config["stride"]
-        size = self.spec.record_bytes
-        if stride == size:
-            return np.frombuffer(run, dtype).reshape((k, *shape))
-        inner = np.empty(shape, dtype).strides
-        flat = np.frombuffer(run, np.uint8)
-        array: npt.NDArray[Any] = np.ndarray((k, *shape), dtype, flat, 0, (stride, *inner))
+        memory: Any = run
+        array: npt.NDArray[Any]
+        if stride == self.spec.record_bytes:
+            array = np.frombuffer(memory, dtype).reshape((k, *shape))
+        else:
+            inner = np.empty(shape, dtype).strides
+            array = np.ndarray((k, *shape), dtype, np.frombuffer(memory, np.uint8), 0, (stride, *inner))
         return array
 
 

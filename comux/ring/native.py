@@ -1,7 +1,7 @@
 """The door to the C module: which build is loaded, and the failpoints of the test build.
 
-``COMUX_RING_FAILPOINTS=1`` in the environment at import loads the build with failpoints; ``COMUX_FAILPOINT=name:nth[:action]``
-then arms one at once.
+``COMUX_RING_FAILPOINTS=1`` in the environment at import loads the build with failpoints;
+``COMUX_FAILPOINT=name:nth[:action]`` then arms one at once.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ else:
             f"the ring's C module is not built ({error}); install comux, or run: python setup.py build_ext --inplace"
         ) from error
 
+__all__ = ["WITH_FAILPOINTS", "core", "failpoint", "failpoints"]
 ACTIONS: Final = {"off": 0, "kill": 1, "stop": 2}
 
 

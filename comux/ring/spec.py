@@ -119,7 +119,8 @@ class RingSpec:
             raise self._wrong(f"metadata is not JSON ({error})") from error
 
     def _settle_record(self) -> None:
-        shape = (self.shape,) if isinstance(self.shape, int) else tuple(self.shape)
+        given: Any = self.shape
+        shape = (given,) if isinstance(given, int) else tuple(given)
         if not all(isinstance(n, int) and n >= 1 for n in shape):
             raise self._wrong(f"shape={self.shape!r}: positive integers")
         object.__setattr__(self, "shape", shape)
@@ -156,9 +157,7 @@ class RingSpec:
             dtype, inner = dtype.subdtype
             shape = (*shape, *inner)
         if dtype.hasobject or dtype.itemsize == 0:
-            raise self._wrong(
-                f"dtype {dtype} holds Python objects or no bytes; use a plain numeric or structured dtype"
-            )
+            raise self._wrong(f"dtype {dtype} holds Python objects or no bytes; use a plain or structured dtype")
         object.__setattr__(self, "dtype", dtype)
         object.__setattr__(self, "shape", shape)
         size = self.record_bytes
@@ -304,7 +303,7 @@ class PortInfo:
 
 @dataclass(frozen=True, slots=True)
 class OpenClaim:
-    """A claim that is neither committed nor aborted; it holds later records back. ``age_s`` is ``None`` inside of a put."""
+    """A claim that is neither committed nor aborted; it holds later records back. ``age_s``: ``None`` in a put."""
 
     offset: int
     pid: int

@@ -8,10 +8,16 @@ Colour: the tags of the stream are honoured (BT.601, BT.709, BT.2020, FCC, SMPTE
 without a matrix tag is taken as BT.601 and one without a range tag as limited, which is what FFmpeg, OpenCV and PyAV
 assume. ``bgr24``, ``rgb24`` and ``gray`` arrays are full range (black is 0, white is 255); ``planes`` are the camera's
 own values, untouched.
+
+Two ways. 8-bit 4:2:0 and 4:2:2 pictures (planar and NV12) go through the C kernel (``_convert``): one call, the best
+vector instructions of the machine, chroma replicated, right to less than one unit; where another size is wanted,
+libswscale scales the planes first (area averages down, bilinear up). Every other format goes through libswscale. ``COMUX_PIXELS`` chooses by hand: one of the kernel's
+instruction sets (``avx512``, ``avx2``, ``sse4.1``, ``plain``) or ``swscale``.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from typing import Any, Final
 
@@ -20,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from comux.errors import ConfigError
+from comux.errors import ComuxError, ConfigError
 
+from . import _convert
 from .interface import ArrayFormat
 from .pool import ArrayPool
 
@@ -37,6 +44,23 @@ _MATRIX: Final[dict[int, int]] = {
     9: Colorspace.BT2020,
     10: Colorspace.BT2020,
 }
+# The same to the weights of red and blue in luma.
+_WEIGHTS: Final[dict[int, tuple[float, float]]] = {
+    Colorspace.ITU709: (0.2126, 0.0722),
+    Colorspace.FCC: (0.30, 0.11),
+    Colorspace.ITU601: (0.299, 0.114),
+    Colorspace.SMPTE240M: (0.212, 0.087),
+    Colorspace.BT2020: (0.2627, 0.0593),
+}
+# What the kernel converts: luma rows per chroma row, and how many planes hold chroma.
+_KERNEL_FORMATS: Final[dict[str, tuple[int, int]]] = {
+    "yuv420p": (2, 2),
+    "yuvj420p": (2, 2),
+    "yuv422p": (1, 2),
+    "yuvj422p": (1, 2),
+    "nv12": (2, 1),
+}
+_CHOICE_VARIABLE: Final = "COMUX_PIXELS"
 _FULL_RANGE_FORMATS: Final = ("yuvj420p", "yuvj422p", "yuvj444p", "yuvj440p", "yuvj411p")
 _SWS_FORMAT: Final[dict[str, str]] = {"bgr24": "bgr24", "rgb24": "rgb24", "gray": "gray", "planes": "yuv420p"}
 _UINT8: Final = np.dtype(np.uint8)
@@ -64,6 +88,7 @@ class Converter:
 
     Attributes:
         spec: Shape and dtype of what ``convert`` returns.
+        path: ``kernel``, ``scale+kernel`` or ``swscale``.
     """
 
     def __init__(
@@ -91,6 +116,10 @@ class Converter:
         self._size = (target_w, target_h)
         smaller = target_w < src_w or target_h < src_h
         self._interpolation = Interpolation.AREA if smaller else Interpolation.BILINEAR
+        if frame_format not in _KERNEL_FORMATS or array_format == "planes" or _swscale_only():
+            self.path = "swscale"
+        else:
+            self.path = "kernel" if self._size == (src_w, src_h) else "scale+kernel"
         # libswscale contexts are not thread-safe; each conversion borrows one.
         self._reformatters: deque[VideoReformatter] = deque()
 
@@ -117,28 +146,68 @@ class Converter:
             out = np.empty(shape, dtype)
         elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
             raise ValueError(f"out is {out.dtype} {out.shape}, needs C-contiguous {dtype} {shape}")
-        self._swscale(frame, out)
+        if self.path == "scale+kernel":
+            # Scaling planes is a third of the work of scaling to three full channels.
+            scaled = self._scaled(frame, "yuv420p", self.full_range)
+            if not self._kernel(scaled, out):
+                raise ComuxError(f"libswscale gave {scaled.format.name} planes stored bottom up")
+        elif self.path != "kernel" or not self._kernel(frame, out):
+            self._swscale(frame, out)
         return out
 
-    def _swscale(self, frame: av.VideoFrame, out: npt.NDArray[Any]) -> None:
+    def _kernel(self, frame: av.VideoFrame, out: npt.NDArray[Any]) -> bool:
+        planes = frame.planes
+        strides = [plane.line_size for plane in planes]
+        if min(strides) <= 0:
+            return False  # stored bottom up: rare, and libswscale knows how
+        width, height = self._size
+        if self.array_format == "gray":
+            _convert.luma_to_gray(planes[0], strides[0], width, height, self.full_range, out, width)
+            return True
+        chroma_rows, chroma_planes = _KERNEL_FORMATS[frame.format.name]
+        kr, kb = _WEIGHTS[self._matrix]
+        _convert.yuv_to_packed(
+            planes[0],
+            strides[0],
+            planes[1],
+            strides[1],
+            planes[2] if chroma_planes == 2 else None,
+            strides[-1],
+            width,
+            height,
+            chroma_rows,
+            kr,
+            kb,
+            self.full_range,
+            self.array_format == "rgb24",
+            out,
+            width * 3,
+        )
+        return True
+
+    def _scaled(self, frame: av.VideoFrame, pixel_format: str, full_range: bool) -> av.VideoFrame:
         try:
             reformatter = self._reformatters.pop()
         except IndexError:
             reformatter = VideoReformatter()
-        source_range = ColorRange.JPEG if self.full_range else ColorRange.MPEG
         done = reformatter.reformat(
             frame,
             width=self._size[0],
             height=self._size[1],
-            format=_SWS_FORMAT[self.array_format],
+            format=pixel_format,
             src_colorspace=self._matrix,
             dst_colorspace=self._matrix,
             interpolation=self._interpolation,
-            src_color_range=source_range,
-            dst_color_range=source_range if self.array_format == "planes" else ColorRange.JPEG,
+            src_color_range=ColorRange.JPEG if self.full_range else ColorRange.MPEG,
+            dst_color_range=ColorRange.JPEG if full_range else ColorRange.MPEG,
             threads=1,
         )
         self._reformatters.append(reformatter)
+        return done
+
+    def _swscale(self, frame: av.VideoFrame, out: npt.NDArray[Any]) -> None:
+        full_range = self.full_range if self.array_format == "planes" else True
+        done = self._scaled(frame, _SWS_FORMAT[self.array_format], full_range)
         rows = 0
         flat = out.reshape(-1)
         for plane in done.planes:
@@ -147,6 +216,20 @@ class Converter:
             picture = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, :line]
             flat[rows : rows + n].reshape(plane.height, line)[:] = picture
             rows += n
+
+
+def _swscale_only() -> bool:
+    return os.environ.get(_CHOICE_VARIABLE, "") == "swscale"
+
+
+def _choose_instruction_set() -> None:
+    """Honour ``COMUX_PIXELS`` once, at import; what is not available is an error rather than a silent other choice."""
+    name = os.environ.get(_CHOICE_VARIABLE, "")
+    if name and name != "swscale":
+        if name not in _convert.instruction_sets():
+            possible = ", ".join((*_convert.instruction_sets(), "swscale"))
+            raise ConfigError(f"{_CHOICE_VARIABLE}={name!r}: possible here are {possible}")
+        _convert.use_instruction_set(name)
 
 
 def converter(
@@ -173,3 +256,6 @@ def converter(
         ConfigError: video does not become this ``array_format``, or an odd size was asked for with ``planes``.
     """
     return Converter(frame_format, src_w, src_h, colorspace, color_range, array_format, width, height)
+
+
+_choose_instruction_set()

@@ -405,7 +405,7 @@ def publish_arrays(
 def _array_headers(array: npt.NDArray[Any], seq: int) -> Sequence[Header]:
     if array.dtype.hasobject or array.dtype.names:
         raise ConfigError(f"array {seq} of dtype {array.dtype}: raw records hold plain numbers, no objects or fields")
-    checksum = crc32c.crc32c(memoryview(array.reshape(-1).view(np.uint8)) if array.size else b"")
+    checksum = crc32c.crc32c(array.reshape(-1).view(np.uint8).data if array.size else b"")
     shape = "[" + ", ".join(str(n) for n in array.shape) + "]"
     return (
         (HEADER_SEQUENCE, b"%d" % seq),

@@ -20,13 +20,9 @@ KEYFRAME: Final = 0x01  #: a decoder can start at this record
 HEADER_SEQUENCE: Final = "comux-seq"  #: decimal; rises by 1 per packet of one life of a feed, starts at 0
 HEADER_CRC32C: Final = "comux-crc32c"  #: 8 hex digits; CRC-32C (Castagnoli, RFC 3720) of the value
 HEADER_CODEC: Final = "comux-codec"  #: codec name of the value: h264, hevc, mjpeg, vp9, av1, raw, frames
-HEADER_DTYPE: Final = (
-    "comux-dtype"  #: numpy dtype string of a raw array (``numpy.dtype.str``, or JSON for structured)
-)
+HEADER_DTYPE: Final = "comux-dtype"  #: numpy dtype string of a raw array (``numpy.dtype.str``, or JSON for structured)
 HEADER_SHAPE: Final = "comux-shape"  #: JSON list of the array's shape
-HEADER_TYPES: Final = (
-    "comux-types"  #: JSON object name -> type tag; which headers are results and how they decode
-)
+HEADER_TYPES: Final = "comux-types"  #: JSON object name -> type tag; which headers are results and how they decode
 HEADER_SOURCE: Final = "comux-source"  #: JSON ``[topic, epoch, offset]`` of the record this one re-emits
 RESERVED_HEADERS: Final = frozenset(
     {HEADER_SEQUENCE, HEADER_CRC32C, HEADER_CODEC, HEADER_DTYPE, HEADER_SHAPE, HEADER_TYPES, HEADER_SOURCE}
@@ -91,7 +87,7 @@ class Record:
         return self._valid is None or self._valid()
 
 
-def check_headers(headers: Sequence[tuple[str, bytes | None]] | None) -> Headers:
+def check_headers(headers: Sequence[tuple[Any, Any]] | None) -> Headers:
     """Return ``headers`` as a tuple of pairs.
 
     Raises:
@@ -105,9 +101,7 @@ def check_headers(headers: Sequence[tuple[str, bytes | None]] | None) -> Headers
             raise TypeError(f"header name {name!r} is {type(name).__name__}, not str")
         if value is not None and not isinstance(value, bytes):
             if not isinstance(value, (bytearray, memoryview)):
-                raise TypeError(
-                    f"header {name!r} has a value of type {type(value).__name__}, not bytes or None"
-                )
+                raise TypeError(f"header {name!r} has a value of type {type(value).__name__}, not bytes or None")
             value = bytes(value)
         out.append((name, value))
     return tuple(out)

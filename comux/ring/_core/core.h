@@ -94,6 +94,10 @@ typedef struct {
 } cx_config;
 
 uint64_t cx_required_bytes(const cx_config *config);
+void cx_super_from(const cx_config *config, cx_super *out);
+int cx_check_super(const cx_super *s, const char *path, uint64_t file_bytes);
+uint32_t cx_super_crc(const cx_super *s);
+void cx_boot_id(uint8_t out[16]);
 int cx_create(const cx_config *config, cx_att **out);
 int cx_attach(const char *path, cx_att **out); /* shares the process's attachment of the same file */
 void cx_detach(cx_att *a);                     /* one user less; the last one gives the process slot back */
@@ -205,6 +209,13 @@ typedef struct {
     uint64_t offset, pos;
     uint64_t claim_len; /* bytes of the first record's claim */
 } cx_slot;
+
+typedef struct {
+    uint64_t n, bytes, head, data_head; /* what is wanted, and where it would stand */
+} cx_demand;
+bool cx_make_room(cx_att *a, const cx_demand *w);                            /* lock held */
+uint64_t cx_wanted(const cx_att *a, const cx_demand *w, bool generous);      /* lock held */
+static inline uint64_t cx_pos_of(const cx_att *a, const cx_demand *w, uint64_t t) { return t < w->head ? cx_desc_at(a, t)->pos : w->data_head; }
 
 int cx_producer_open(cx_att *a, const char *name, cx_producer *p);
 void cx_producer_close(cx_producer *p, bool clean);

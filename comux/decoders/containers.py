@@ -236,7 +236,9 @@ def write_video(
     rate = Fraction(fps).limit_denominator(100_000)
     count = 0
     try:
-        with av.open(str(path), "w") as container:
+        # The index comes first, so that a file that is cut off later still opens.
+        options = {"movflags": "faststart"} if Path(path).suffix in (".mp4", ".mov") else {}
+        with av.open(str(path), "w", options=options) as container:
             stream: Any = container.add_mux_stream(codec, rate=rate, width=width, height=height)
             stream.time_base = 1 / rate
             for encoded in made:

@@ -11,8 +11,9 @@ own values, untouched.
 
 Two ways. 8-bit 4:2:0 and 4:2:2 pictures (planar and NV12) go through the C kernel (``_convert``): one call, the best
 vector instructions of the machine, chroma replicated, right to less than one unit; where another size is wanted,
-libswscale scales the planes first (area averages down, bilinear up). Every other format goes through libswscale. ``COMUX_PIXELS`` chooses by hand: one of the kernel's
-instruction sets (``avx512``, ``avx2``, ``sse4.1``, ``plain``) or ``swscale``.
+libswscale scales the planes first (area averages down, bilinear up). Every other format goes through libswscale.
+``COMUX_PIXELS`` chooses by hand: one of the kernel's instruction sets (``avx512``, ``avx2``, ``sse4.1``, ``plain``) or
+``swscale``.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ from comux.telemetry import EventLog
 from comux.transport import Broker, Consumer, connect, parse_address
 
 _JOIN: Final = 5.0
+_FILLED_IN: Final = ("consume_topic", "produce_topic", "address", "produce_address", "share_frames")
 LIVE_CHANGES: Final = frozenset({"rate"})
 
 
@@ -150,7 +151,8 @@ class Core:
         """
         settings = self.settings
         given = {name: getattr(spec, name) for name in spec.model_fields_set}
-        values = {**settings.defaults, **{name: value for name, value in given.items() if value is not None}}
+        filled = [name for name in _FILLED_IN if given.get(name) is None]
+        values = {**settings.defaults, **{name: value for name, value in given.items() if name not in filled}}
         address = values.setdefault("address", settings.address)
         named = parse_address(address).topic
         cam_id = values["cam_id"]

@@ -65,8 +65,9 @@ class LagLimits:
         return self.age is not None and age > self.age
 
     def recovered(self, records: int, age: float) -> bool:
-        """Whether the lag is at most half of every limit."""
-        return (self.records is None or records <= self.records // 2) and (self.age is None or age <= self.age / 2)
+        """Whether the lag is at most half of every limit; the record that is looked at does not count as behind."""
+        few = self.records is None or records <= max(1, self.records // 2)
+        return few and (self.age is None or age <= self.age / 2)
 
 
 class LagRule:

@@ -150,7 +150,7 @@ class Door:
             raise
         if core.started:
             for cam_id in self.cam_ids:
-                core.update(cam_id, {name: value for name, value in changes.items() if value is not None})
+                core.update(cam_id, changes)
 
     def setup_controller(
         self,

@@ -147,7 +147,9 @@ class Feed:
         for _ in range(count):
             key = self.sent % self.gop == 0
             stamp = time.time_ns() if timestamp_ns is None else timestamp_ns + self.sent * step_ns
-            self.raw((b"K:%d" if key else b"P:%d") % self.sent, flags=KEYFRAME if key and self.flags else 0, stamp=stamp)
+            self.raw(
+                (b"K:%d" if key else b"P:%d") % self.sent, flags=KEYFRAME if key and self.flags else 0, stamp=stamp
+            )
             self.sent += 1
 
     def raw(self, value: bytes, *, flags: int = 0, stamp: int | None = None) -> None:

@@ -54,8 +54,8 @@ def number_of(packet: bytes) -> int:
 class FakeDecoder(Decoder):
     """Understands ``b"K:<n>"`` (keyframe), ``b"P:<n>"``, ``b"S:0"`` (no picture); anything else is an error.
 
-    Like a real one it needs a keyframe first, notices gaps, and can hold pictures back (``delay``). ``gate`` lets a test
-    stop it; ``explode`` makes ``feed`` raise, which a decoder must not do.
+    Like a real one it needs a keyframe first, notices gaps, and can hold pictures back (``delay``). ``gate`` lets a
+    test stop it; ``explode`` makes ``feed`` raise, which a decoder must not do.
     """
 
     delay = 0

@@ -34,7 +34,9 @@ def decoder_name(codec: str) -> str:
     """
     for name in _DECODERS.get(codec, ()):
         try:
-            return av.Codec(name, "r").name
+            found = av.Codec(name, "r")
+            if found.is_decoder:
+                return found.name
         except ValueError:  # av.codec.UnknownCodecError is one
             continue
     raise UnknownCodecError(

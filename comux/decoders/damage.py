@@ -14,8 +14,9 @@ a flag and without an exception. So whatever can be checked is checked on every 
 5. **Repeats**, on streams without numbers of codecs whose packets carry numbers of their own: two equal packets in
    a row are one packet sent twice.
 
-What is not seen: a bit that flips inside a slice of a stream without our headers and that decodes without complaint; a
-lost VP9 or AV1 packet of such a stream where offsets stay contiguous.
+What is not seen, on streams without our headers: a bit that flips inside a packet that decodes without complaint; an
+HEVC or VP9 packet cut short (measured: their decoders flag 1 in 20; H.264's flags 19 in 20); a lost VP9 or AV1 packet
+where offsets stay contiguous; a lost run of H.264 packets just so long that ``frame_num`` came round again.
 """
 
 from __future__ import annotations

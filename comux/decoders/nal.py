@@ -8,10 +8,11 @@ message and the header of the *first* slice are parsed (some 60 bytes), of furth
 (``first_mb_in_slice == 0``: the next picture starts).
 
 ``frame_num`` (7.4.3): rises by one, modulo ``MaxFrameNum``, after each *reference* picture. A picture whose number is
-neither the last reference picture's nor its successor follows a loss, with these exceptions, so that a correct stream
-never raises an alarm: the parameter set allows gaps; an IDR picture restarts at 0; so does a picture after one that
-carries memory management operation 5. That operation stands at the end of a slice header, behind half a dozen loops;
-it is looked for only when an alarm is about to be raised. A lost non-reference picture leaves no gap, and harms none.
+not the successor of the last reference picture's follows a loss, a repetition or a swap, with these exceptions, so that
+a correct stream never raises an alarm: the parameter set allows gaps; a second field has its first field's number; an
+IDR picture restarts at 0; so does a picture that carries memory management operation 5. That operation stands at the
+end of a slice header, behind half a dozen loops; it is looked for only when an alarm is about to be raised. A lost
+non-reference picture leaves no gap, and harms none.
 
 Invariants. N1: ``inspect`` never raises, whatever the bytes. N2: a packet's units cover it without overlap, in order.
 N3: ``starts`` changes nothing, so it may look at packets far ahead of the decoder.
@@ -27,6 +28,7 @@ from .units import Begin, Inspector, Kind, Unit
 
 _SLICE, _PARTITION_A, _IDR, _SEI, _SPS, _PPS, _AUD = 1, 2, 5, 6, 7, 8, 9
 _STARTS_UNIT: Final = frozenset((_SEI, _SPS, _PPS, _AUD, 14, 15, 16, 17, 18))
+_MAX_REPEAT_ALARMS: Final = 8
 _SLICE_BYTES: Final = 128
 _HEADER_BYTES: Final = 256
 _HIGH_PROFILES: Final = frozenset((100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135))
@@ -253,6 +255,7 @@ class H264Inspector(Inspector):
         self._sets: dict[tuple[int, int], bytes] = {}  # as they came, by kind and number
         self._length_size = 0
         self._last_reference: Unit | None = None
+        self._repeats = 0
         self._first_field: tuple[int, bool] | None = None  # frame_num and parity of a field that waits for the other
 
     def parameters(self, extradata: bytes) -> bytes:
@@ -432,15 +435,22 @@ class H264Inspector(Inspector):
         why = ""
         last = self._last_reference
         if last is not None and unit.begins is not Begin.CLEAN and unit.modulus and last.number is not None:
-            number = last.number
-            if unit.number not in (number, (number + 1) % unit.modulus):
-                if self._restarted(last):
-                    number = 0
-                if unit.number not in (number, (number + 1) % unit.modulus):
-                    why = f"frame_num {unit.number} follows reference {number} (of {unit.modulus})"
+            follows = (last.number + 1) % unit.modulus
+            complement = unit.kind is Kind.COMPLEMENT and unit.number == last.number
+            if unit.number != follows and not complement and self._alarm(last, unit):
+                why = f"frame_num {unit.number} follows reference {last.number} (of {unit.modulus})"
         if unit.reference:
             self._last_reference = unit
         return why
+
+    def _alarm(self, last: Unit, unit: Unit) -> bool:
+        if self._restarted(last):
+            return unit.number != 1
+        if unit.number == last.number and not unit.reference:
+            # Encoders exist that do not count here as the standard says: after some alarms nobody is alarmed.
+            self._repeats += 1
+            return self._repeats <= _MAX_REPEAT_ALARMS
+        return True
 
     def _restarted(self, last: Unit) -> bool:
         if last.begins is Begin.CLEAN or not last.head:

@@ -124,7 +124,8 @@ class VideoDecoder(Decoder):
         self._skip_leading = False
         self._degraded = False
         self._heal_token: int | None = None
-        self._tainted = False
+        self._damaged = False  # the packet in hand is (``deliver``)
+        self._tainted = False  # the codec was shown something damaged
         self._refused = ""
         self._why = _JOINING
 
@@ -168,9 +169,8 @@ class VideoDecoder(Decoder):
         elif verdict.doubt is not Doubt.NONE:
             self._tear(verdict.detail)
             self._doubt(verdict.reason, verdict.detail)
-        damaged = verdict.doubt is Doubt.THIS
-        self._tainted = self._tainted or (damaged and self._mode is not _Mode.WAIT)
-        if damaged and (self.options.on_damage == "drop" or self._mode is _Mode.WAIT):
+        self._damaged = verdict.doubt is Doubt.THIS
+        if self._damaged and (self.options.on_damage == "drop" or self._framer is not None):
             self._resolve(fed, "resync", verdict.detail)
         elif not data:
             self._resolve(fed, ABSORBED)
@@ -245,15 +245,15 @@ class VideoDecoder(Decoder):
         if self._refused:
             self._resolve(fed, "too_large", self._refused)
             return
-        if self._tainted and self._mode is not _Mode.WAIT and unit.begins in (Begin.CLEAN, Begin.OPEN):
+        begins = Begin.NO if self._damaged else unit.begins
+        if self._tainted and self._mode is not _Mode.WAIT and begins in (Begin.CLEAN, Begin.OPEN):
             self._stop(None, "no_picture", self._why)  # a codec that met an error may spoil a keyframe
         if self._mode is not _Mode.WAIT:
             gap = self._inspector.continuity(unit)
             if gap:
                 self._doubt("frame_num", gap)
         if self._mode is _Mode.WAIT:
-            begins = unit.begins
-            if begins is Begin.NO and fed.record.keyframe and unit.intra:
+            if begins is Begin.NO and fed.record.keyframe and unit.intra and not self._damaged:
                 begins = Begin.OPEN
             if begins is Begin.NO:
                 self._resolve(fed, "resync", self._why)
@@ -263,7 +263,8 @@ class VideoDecoder(Decoder):
             self._resolve(fed, "resync", "refers to pictures before the keyframe that decoding started at")
             return
         else:
-            self._mark_healing(unit)
+            self._mark_healing(begins)
+        self._tainted = self._tainted or self._damaged
         self._submit(fed, unit, data, trusted)
 
     def _begin(self, unit: Unit, begins: Begin) -> None:
@@ -276,14 +277,14 @@ class VideoDecoder(Decoder):
         self._heal_token = None
         self._inspector.begin(unit)
 
-    def _mark_healing(self, unit: Unit) -> None:
+    def _mark_healing(self, begins: Begin) -> None:
         """A keyframe passes by while decoding goes on: pictures in doubt (``deliver``) end at it."""
-        if unit.begins is Begin.CLEAN:
+        if begins is Begin.CLEAN:
             self._skip_leading = False
             if self._degraded:
                 self._degraded = False
                 self._skip_leading = True  # leading pictures of this keyframe refer to the doubtful ones
-        elif unit.begins is Begin.OPEN and self._degraded:
+        elif begins is Begin.OPEN and self._degraded:
             self._heal_token = self._next_token
 
     def _judge_size(self, size: tuple[int, int]) -> None:

@@ -100,11 +100,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "hevc-pyramid": {"codec": "hevc", "options": _x265("keyint=25:min-keyint=25:bframes=7:open-gop=0:ref=4")},
     "mjpeg": {"codec": "mjpeg", "count": 30},
     "vp9": {"codec": "vp9"},
-    "vp9-altref": {
-        "codec": "vp9",
-        "options": {"lag-in-frames": "16", "auto-alt-ref": "1", "deadline": "good", "cpu-used": "8"},
-    },
+    "vp9-lag": {"codec": "vp9", "options": {"lag-in-frames": "16", "deadline": "good", "cpu-used": "8"}},
     "av1": {"codec": "av1"},
+    "av1-pyramid": {"codec": "av1", "options": {"svtav1-params": "pred-struct=2:lp=1:keyint=30:hierarchical-levels=3"}},
 }
 
 

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from comux.decoders.damage import Doubt, Watch
 from comux.records import HEADER_SEQUENCE
 
-INTER = ("h264", "h264-open", "h264-pyramid", "h264-refresh", "hevc", "hevc-open", "hevc-pyramid", "vp9", "av1")
+INTER = (
+    "h264",
+    "h264-open",
+    "h264-pyramid",
+    "h264-refresh",
+    "hevc",
+    "hevc-open",
+    "hevc-pyramid",
+    "vp9",
+    "av1",
+    "av1-pyramid",
+)
 
 
 def check_pixels(kit, source, outcomes, index_of):
@@ -136,9 +147,10 @@ def test_what_the_codec_flags_takes_the_pictures_that_refer_to_it_along(kit, nam
         records = [kit.record(i, d if i != at else data[: len(data) * 2 // 3]) for i, d in enumerate(source.packets)]
         made = kit.decoder(source, threads=threads)
         outcomes = kit.run(made, records)
-        check_pixels(kit, source, outcomes, same)
-        seen += made.damage["codec"] > 0
-    assert seen >= len(source.packets) // 6
+        if made.damage["codec"]:  # a cut that happens to end on a block is seen by nobody
+            check_pixels(kit, source, outcomes, same)
+            seen += 1
+    assert seen >= 15
 
 
 @pytest.mark.parametrize("name", ["h264", "hevc"])
@@ -219,7 +231,7 @@ FAULTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(INTER),
     faults=FAULTS,
@@ -318,3 +330,56 @@ def test_headers_that_cannot_be_read_are_no_headers(kit, header):
     watch = Watch(repeats_are_duplicates=False)
     one = kit.record(0, b"x", headers=((HEADER_SEQUENCE, header), ("comux-crc32c", b"zz")))
     assert watch.judge(one, b"x").doubt is Doubt.NONE
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(["h264", "h264-plain", "h264-pyramid", "h264-strict", "h264-mbaff", "hevc", "hevc-pyramid"]),
+    faults=st.lists(st.tuples(st.sampled_from(["missing", "twice", "later", "swap"]), st.integers(0, 59)), max_size=3),
+    threads=st.sampled_from([1, 1, 3]),
+)
+def test_streams_of_others_are_guarded_by_their_own_numbers(kit, name, faults, threads):
+    """No headers, contiguous offsets: losses, repetitions and swaps of H.264 and HEVC packets, wherever they happen."""
+    source = kit.stream(name)
+    order = list(range(len(source.packets)))
+    for kind, at in faults:
+        at %= len(order)
+        if kind == "missing":
+            del order[at]
+        elif kind in ("twice", "later"):
+            order.insert(at + 1 + 2 * (kind == "later"), order[at])
+        elif at + 1 < len(order):
+            order[at : at + 2] = order[at + 1], order[at]
+    outcomes = kit.run(
+        kit.decoder(source, threads=threads), [kit.record(at, source.packets[i]) for at, i in enumerate(order)]
+    )
+    check_pixels(kit, source, outcomes, lambda p: order[p.identity.offset])
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(["h264", "h264-open", "hevc", "mjpeg"]),
+    size=st.integers(20, 4000),
+    faults=st.lists(st.tuples(st.sampled_from(["missing", "flip", "empty", "gap"]), st.integers(0)), max_size=4),
+    deliver=st.booleans(),
+)
+def test_damaged_bytestreams_keep_their_books(kit, name, size, faults, deliver):
+    source = kit.stream(name)
+    everything = b"".join(source.packets)
+    pieces = [everything[at : at + size] for at in range(0, len(everything), size)]
+    gaps = set()
+    for kind, at in faults:
+        at %= len(pieces)
+        if kind == "missing" and len(pieces) > 1:
+            del pieces[at]
+        elif kind == "flip" and pieces[at]:
+            pieces[at] = bytes([pieces[at][0] ^ 0x41]) + pieces[at][1:]
+        elif kind == "empty":
+            pieces.insert(at, b"")
+        else:
+            gaps.add(at)
+    records = [kit.record(i + sum(g <= i for g in gaps), piece) for i, piece in enumerate(pieces)]
+    made = kit.decoder(source, framing="bytestream", on_damage="deliver" if deliver else "drop")
+    outcomes = kit.run(made, records)
+    keys = [(o.picture.identity.offset, o.picture.identity.sub) for o in outcomes if o.picture]
+    assert len(keys) == len(set(keys))

@@ -13,7 +13,7 @@ from comux.errors import ClosedError, ConfigError, UnknownCodecError
 
 RECIPES = (
     "h264", "h264-plain", "h264-250", "h264-open", "h264-pyramid", "h264-strict", "h264-mbaff", "h264-refresh",
-    "h264-baseline", "hevc", "hevc-open", "hevc-pyramid", "mjpeg", "vp9", "vp9-altref", "av1",
+    "h264-baseline", "hevc", "hevc-open", "hevc-pyramid", "mjpeg", "vp9", "vp9-lag", "av1", "av1-pyramid",
 )  # fmt: skip
 
 

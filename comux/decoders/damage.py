@@ -8,7 +8,8 @@ a flag and without an exception. So whatever can be checked is checked on every 
 3. **Sequence** (``comux-seq``, rises by one per packet): contiguous numbers prove that nothing was lost, wherever the
    packet was on its way, so they overrule offsets. A number seen before with the same content is a *duplicate*: only it
    is dropped. A lower number never seen is a *late* packet (a swap; the gap it left was damage already): only it is
-   dropped. Any other lower number is a feed that started again: damage, and the count goes on from there.
+   dropped. Any other lower number is a feed that started again: damage, and the count goes on from there. A packet
+   without a number among numbered ones is somebody else's: damage.
 4. **Offsets**, only where the record carries no sequence number: a jump within an epoch, or ``record.skipped``. On
    Kafka holes are legal; a hole is doubt all the same (it costs pictures, never correctness).
 5. **Repeats**, on streams without numbers of codecs whose packets carry numbers of their own: two equal packets in
@@ -124,6 +125,9 @@ class Watch:
             if sequence is not None and (self._sequence is None or sequence > self._sequence):
                 self._sequence = sequence
             return Verdict(Doubt.THIS, "crc", f"CRC-32C of {len(data)} bytes is not {record.header(HEADER_CRC32C)!r}")
+        if sequence is None and self._sequence is not None and data:
+            self._sequence = None  # if that other producer stays, its packets are judged by their offsets
+            return Verdict(Doubt.THIS, "sequence", "a packet without a number in a stream that is numbered")
         if sequence is not None:
             verdict = self._judge_sequence(record, sequence, data, matches is True)
         else:

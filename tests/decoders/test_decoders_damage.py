@@ -262,7 +262,8 @@ def test_any_mixture_of_faults_leaves_balanced_books_and_no_wrong_picture(kit, n
         elif kind == "empty":
             items.insert(at, (-1, kit.record(0, None)))
         elif kind == "junk":
-            items.insert(at, (-1, kit.stamped(0, rng.bytes(seed % 2000), seed % 100)))
+            junk = rng.bytes(seed % 2000)
+            items.insert(at, (-1, kit.record(0, junk) if seed % 2 else kit.stamped(0, junk, seed % 100)))
         else:
             actions[at] = kind
     made = kit.decoder(source, threads=threads, on_damage="deliver" if deliver else "drop")
@@ -383,3 +384,14 @@ def test_damaged_bytestreams_keep_their_books(kit, name, size, faults, deliver):
     outcomes = kit.run(made, records)
     keys = [(o.picture.identity.offset, o.picture.identity.sub) for o in outcomes if o.picture]
     assert len(keys) == len(set(keys))
+
+
+def test_a_packet_without_a_number_among_numbered_ones_is_not_trusted(kit):
+    source = kit.stream("vp9")
+    records = kit.stamp_all(source)
+    records[9:9] = [kit.record(9, source.packets[20])]
+    records = [replace(one, offset=i) for i, one in enumerate(records)]
+    made = kit.decoder(source)
+    outcomes = kit.run(made, records)
+    assert made.damage["sequence"] == 1
+    assert check_pixels(kit, source, outcomes, lambda p: p.identity.offset - (p.identity.offset > 9)) == 9 + 30

@@ -315,3 +315,26 @@ def test_unknown_codecs_and_wrong_settings_are_refused_by_name():
                 create_decoder(DecoderOptions(**{name: value}))
     with pytest.raises(ConfigError, match="bytestream"):
         create_decoder(DecoderOptions(codec="vp9", framing="bytestream"))
+
+
+def test_a_plug_in_is_one_class_and_one_entry_point(kit, tmp_path, monkeypatch):
+    (tmp_path / "my_codec.py").write_text(
+        "from comux.decoders.raw import RawDecoder\nclass Mine(RawDecoder):\n    pass\nnot_a_decoder = dict\n"
+    )
+    info = tmp_path / "my_codec-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-codec\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[comux.codecs]\nmine = my_codec:Mine\nwrong = my_codec:not_a_decoder\ngone = my_codec:Missing\n"
+        "h264 = my_codec:Mine\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert {"mine", "wrong"} <= set(known_codecs())
+    made = create_decoder(DecoderOptions(codec="mine"))
+    assert type(made).__name__ == "Mine"
+    assert made.feed(kit.record(0, np.arange(3)))[0].picture.to_array().tolist() == [0, 1, 2]
+    with pytest.raises(ConfigError, match="no comux"):
+        create_decoder(DecoderOptions(codec="wrong"))
+    with pytest.raises(UnknownCodecError, match="does not load"):
+        create_decoder(DecoderOptions(codec="gone"))
+    assert type(create_decoder(DecoderOptions(codec="h264"))).__name__ == "VideoDecoder", "built-in names are taken"

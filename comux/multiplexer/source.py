@@ -294,7 +294,7 @@ class Source:
         self._first_try = self._made_anew = False
         if self._decoder is None:
             threads = self._around.threads() if self.finite else 1
-            self._decoder = self._around.decoder(decoder_options(options, threads=threads))
+            self._decoder = self._around.decoder(decoder_options(options, threads=threads, topic=info))
             self._converting = True
 
     def _where_to_start(self) -> Start:

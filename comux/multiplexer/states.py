@@ -51,10 +51,13 @@ class Surroundings:
     threads: Callable[[], int] = lambda: 1
 
 
-def decoder_options(options: SourceOptions, *, threads: int = 1) -> DecoderOptions:
-    """The decoder's part of a source's settings."""
+def decoder_options(options: SourceOptions, *, threads: int = 1, topic: TopicInfo | None = None) -> DecoderOptions:
+    """The decoder's part of a source's settings; a codec that they do not say is the one the topic was made for."""
+    codec = options.codec
+    if topic is not None and "codec" not in options.model_fields_set:
+        codec = str(topic.spec.metadata.get("codec", codec))
     return DecoderOptions(
-        codec=options.codec,
+        codec=codec,
         pix_fmt=options.pix_fmt,
         width=options.W,
         height=options.H,

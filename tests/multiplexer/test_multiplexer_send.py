@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
+
 from comux.errors import (
     ConfigError,
     ConnectError,
@@ -22,7 +24,6 @@ from comux.multiplexer import Comux
 from comux.multiplexer.retention import Retention
 from comux.records import HEADER_SOURCE, Record
 from comux.transport import Broker, TopicSpec
-from pydantic import BaseModel
 
 
 @pytest.fixture

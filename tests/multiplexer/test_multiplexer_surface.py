@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from comux.control import send_command
 from comux.errors import (
     ClosedError,
@@ -37,10 +38,10 @@ def test_the_first_comux_documented_program_runs(address: str, feed: Any, fake: 
     servers = [address]
     acts = {"hello": lambda comux, value: f"hello {value}"}
     mux = Comux(["cam1", "cam2"], "raw_:cam_id", "stream_:cam_id", "ERROR", decoder_factory=fake)
-    mux.setup_consumers(servers, overwrite=True, end=True, max_offset_diff=20, strict_on_fail=True, over_write=False,
-    **{}) mux.setup_controller("config", servers, acts)
+    mux.setup_consumers(servers, overwrite=True, end=True, max_offset_diff=20, strict_on_fail=True, over_write=False)
+    mux.setup_controller("config", servers, acts)
     mux.setup_decoders(rate=10, W=1920 // 40, H=1080 // 40, de_codec="h264", pix_fmt="yuv420p")
-    mux.setup_producer(servers, strict_on_fail=True, over_write=False, **{})
+    mux.setup_producer(servers, strict_on_fail=True, over_write=False)
     mux.start()
     try:
         for f in feeds:
@@ -183,8 +184,11 @@ def test_control_creates_updates_deletes_and_answers(
     seen: list[Any] = []
     one, two = feed("one"), feed("two")
     with Comux(
-        ["one"], address=address, decoder_factory=fake, control_topic="config", acts={"note": lambda c, v:
-        seen.append(v)}
+        ["one"],
+        address=address,
+        decoder_factory=fake,
+        control_topic="config",
+        acts={"note": lambda c, v: seen.append(v)},
     ) as mux:
         assert send_command(broker, "config", "create", {"cam_id": "two", "mode": "every_frame"}, timeout=10)["ok"]
         for f in (one, two):
@@ -214,8 +218,12 @@ def test_shared_frames_are_read_without_decoding_again(
         assert mux.read("a", timeout=5).index == 0
         wait_for(lambda: "frames_a" in broker.topics())
         reader = Comux(
-            ["a"], address=address, consume_schema="frames_:cam_id", codec="frames", mode="every_frame",
-            start="beginning"
+            ["a"],
+            address=address,
+            consume_schema="frames_:cam_id",
+            codec="frames",
+            mode="every_frame",
+            start="beginning",
         )
         with reader:
             f.send(6)
@@ -277,8 +285,12 @@ def test_a_program_that_forgets_close_still_ends(ending: str) -> None:
     )
     begin = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2],
-        check=False
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parents[2],
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
     assert time.monotonic() - begin < 30

@@ -179,9 +179,9 @@ class _Demo:
         self._options = options
         self._stop = stop
         self._counts = Counts()
+        self._topics = stack.enter_context(DemoTopics(options.address, options.cam_ids, feed))
         self._view: View = open_view(json=options.format == "json", title=f"comux demo, {options.cameras} cameras")
         stack.callback(self._view.close)
-        self._topics = stack.enter_context(DemoTopics(options.address, options.cam_ids, feed))
         self._publishers = Publishers(lambda cam_id, line: self._view.say(f"{cam_id}: {line}"))
         stack.callback(self._end_publishers)
         for number, cam_id in enumerate(options.cam_ids, 1):

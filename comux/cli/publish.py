@@ -11,7 +11,7 @@ from types import FrameType
 
 from comux.cli.publishers import end_with_parent
 from comux.errors import ConfigError
-from comux.feeds import FeedReport, publish
+from comux.feeds import FeedPacket, FeedReport, publish
 
 
 def run_publish(
@@ -41,8 +41,14 @@ def run_publish(
     with _stopped_by_signals() as (stop, got):
         if parent is not None and not end_with_parent(parent):
             return 0
-        if not quiet:
-            print(f"publishing {source} as {topic} on {address}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        first = threading.Event()
+
+        def announce(packet: FeedPacket) -> None:
+            """At the first packet: by then nothing is wrong with the source, the address or the topic."""
+            if not quiet and not first.is_set():
+                first.set()
+                print(f"publishing {source} as {topic} on {address}; Ctrl-C ends it", file=sys.stderr, flush=True)
+
         report = publish(
             source,
             address,
@@ -52,6 +58,7 @@ def run_publish(
             seconds=seconds,
             frames=frames,
             stop=stop,
+            on_packet=announce,
         )
     if not quiet:
         print(summary(report))

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-import comux
 from comux.cli.publishers import child_environment
 
 
@@ -43,6 +42,7 @@ class Running:
             text=True,
         )
         self._text = {"out": "", "err": ""}
+        self._open = {"out", "err"}
         self._changed = threading.Condition()
         pipes = {"out": self.process.stdout, "err": self.process.stderr}
         self._threads = [threading.Thread(target=self._read, args=pair) for pair in pipes.items()]
@@ -59,11 +59,15 @@ class Running:
                 with self._changed:
                     self._text[name] += line
                     self._changed.notify_all()
+        with self._changed:
+            self._open.discard(name)
+            self._changed.notify_all()
 
     def wait_for(self, word: str, *, where: str = "out", timeout: float = 20) -> str:
-        """Until ``word`` was printed."""
+        """Until ``word`` was printed; fails at once where the command ended without it."""
         with self._changed:
-            assert self._changed.wait_for(lambda: word in self._text[where], timeout), self._text
+            self._changed.wait_for(lambda: word in self._text[where] or where not in self._open, timeout)
+            assert word in self._text[where], self._text
             return self._text[where]
 
     def send(self, number: signal.Signals) -> None:
@@ -135,8 +139,3 @@ def wait_until() -> Callable[..., None]:
 def examples() -> Path:
     """The examples of the checkout these tests are in."""
     return Path(__file__).resolve().parents[2] / "examples"
-
-
-@pytest.fixture
-def comux_root() -> Path:
-    return Path(comux.__file__).resolve().parent

@@ -57,7 +57,7 @@ def test_no_command_shows_the_help(capsys) -> None:
     [
         (["demo", "--secnods", "3"], ["--secnods", "--seconds"]),
         (["demo", "--cameras", "0"], ["--cameras"]),
-        (["demo", "--cameras", "many"], ["--cameras", "many"]),
+        (["demo", "--cameras", "many"], ["--cameras", "integer"]),
         (["demo", "--size", "big"], ["big", "640x360"]),
         (["demo", "--size", "641x361"], ["641x361", "even"]),
         (["demo", "--format", "xml"], ["xml", "table", "json"]),

@@ -1,0 +1,46 @@
+"""The examples run as they are, and end by themselves."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from comux.cli.publishers import child_environment
+
+
+def run_example(path: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(path), *arguments],
+        cwd=cwd,
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_quickstart(examples: Path, tmp_path: Path) -> None:
+    ended = run_example(examples / "quickstart.py", tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert lines and all(line.startswith("cam1 ") and "(360, 640, 3) uint8" in line for line in lines)
+    assert len(lines) == 60
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_quickstart_is_short_enough_to_read(examples: Path) -> None:
+    code = (examples / "quickstart.py").read_text().split('"""')[2]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py")), ids=lambda p: p.name
+)
+def test_examples_compile_and_say_what_they_are(path: Path) -> None:
+    source = path.read_text()
+    assert ast.get_docstring(ast.parse(source))

@@ -315,6 +315,7 @@ static int take_wait(Member *self, uint64_t want, bool direct, int64_t deadline,
             return -1;
         }
         slept = true;
+        if (self->m.wakes != self->wakes_seen) continue; /* while we waited for the lock */
         if (cx_sleep(self->att->a, &w, deadline, nobody_may_be_dead(self)) != 0 || !cx_usable(self->att, true, self->m.closed)) {
             cx_take_leave(&self->m, &w);
             return -1;

@@ -21,6 +21,7 @@ static PyObject *poll_one(Reader *self, int64_t deadline, int *rc)
         if (*rc < 0) return cx_raise(*rc);
         if (*rc != CX_WAIT) return NULL;
         slept = true;
+        if (self->r.wakes != self->wakes_seen) continue;
         if (cx_sleep(self->att->a, &w, deadline, no_claim_is_open(self->att->a)) != 0) return NULL;
     }
 }

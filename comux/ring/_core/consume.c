@@ -193,7 +193,7 @@ static bool stand_in_line(cx_member *m, cx_wait *w, bool for_end, cx_wakes *wake
     uint64_t due = (next > seen ? next : seen) + 1;
     if (due < LD(g->wake_at)) ST(g->wake_at, due);
     cx_update_wake_min(a);
-    FENCE(); /* pairs with the one writer's exchange: it sees wake_min, or we see its record */
+    FENCE(); /* SYNC wake-min (acquire): the one writer sees wake_min, or we see its record */
     FAILPOINT("wait.member_registered");
     if (for_end) {
         ST(g->hole_end, next); /* any value but NOWHERE: cx_signal_space places it, or wakes us at once */
@@ -297,7 +297,7 @@ void cx_take_leave(cx_member *m, cx_wait *w)
 {
     cx_wakes wakes;
     cx_wakes_init(&wakes);
-    if (m->a->forked || !w->registered || cx_lock(m->a, -1) != CX_OK) return;
+    if (m->a->forked || !w->registered || cx_lock(m->a, CX_NO_DEADLINE) != CX_OK) return;
     leave_line(m, w);
     if (!m->closed) pass_baton(m, &wakes);
     cx_unlock(m->a);
@@ -338,7 +338,7 @@ static int ack_slow(cx_member *m)
 {
     cx_wakes wakes;
     cx_wakes_init(&wakes);
-    if (cx_lock(m->a, -1) != CX_OK) return CX_OK; /* only in a forked child, and the ack itself is done */
+    if (cx_lock(m->a, CX_GIVE_UP) != CX_OK) return CX_OK; /* the ack itself is done; who waits for it has a heartbeat */
     cx_advance_done(m->a, m->group);
     cx_signal_space(m->a, &wakes);
     cx_unlock(m->a);
@@ -359,7 +359,7 @@ int cx_ack(cx_member *m, uint64_t offset, uint64_t n)
         uint32_t *at = cx_word_at(a, m->group, offset), w = LD(*at);
         if (CX_UNLIKELY(CX_W_STATE(w) != CX_STARTED || CX_W_PORT(w) != m->port)) return stale(m, offset);
         FAILPOINT("ack.before_word");
-        if (CX_UNLIKELY(!cx_cas32(at, w, w | CX_ACKED))) return stale(m, offset);
+        if (CX_UNLIKELY(!cx_cas32(at, w, w | CX_ACKED))) return stale(m, offset); /* SYNC hole (release) */
     } else {
         for (uint64_t i = 0; i < n; i++) {
             uint32_t *at = cx_word_at(a, m->group, offset + i), w = LD(*at);
@@ -384,7 +384,7 @@ int cx_nack(cx_member *m, uint64_t offset, uint64_t n)
     cx_wakes wakes;
     cx_wakes_init(&wakes);
     if (m->closed || a->forked) return stale(m, offset);
-    int rc = cx_lock(a, -1);
+    int rc = cx_lock(a, CX_GIVE_UP);
     if (rc != CX_OK) return rc;
     for (uint64_t i = 0; i < n; i++) {
         uint32_t *at = cx_word_at(a, m->group, offset + i), w = LD(*at);
@@ -472,7 +472,7 @@ int cx_member_open(cx_att *a, const char *group, int start_kind, uint64_t start,
 void cx_member_close(cx_member *m)
 {
     cx_att *a = m->a;
-    if (a->forked || cx_lock(a, -1) != CX_OK) {
+    if (a->forked || cx_lock(a, CX_GIVE_UP) != CX_OK) { /* the port is reaped when this process is gone */
         m->closed = true;
         return;
     }
@@ -500,7 +500,7 @@ void cx_member_wake(cx_member *m)
     cx_wakes wakes;
     cx_wakes_init(&wakes);
     m->wakes++;
-    if (m->a->forked || cx_lock(m->a, -1) != CX_OK) return;
+    if (m->a->forked || cx_lock(m->a, CX_GIVE_UP) != CX_OK) return;
     cx_wake_group(m->a, &wakes, m->group, INT_MAX);
     cx_unlock(m->a);
     cx_wakes_run(m->a, &wakes);

@@ -120,13 +120,16 @@ static inline uint64_t cx_head(const cx_att *a) { return a->one_writer ? LDA(a->
 static inline uint32_t cx_epoch(uint64_t state) { return (uint32_t)(state >> 32); }
 
 /* -- lock, liveness, recovery ---------------------------------------------------------------------------------------------------- */
-int cx_lock(cx_att *a, int64_t deadline_ns); /* -1: no deadline, cannot fail. Else fails with CX_ETIMEOUT or CX_ESIGNAL, 1 s at the least */
+#define CX_NO_DEADLINE (-1) /* cannot fail but in a forked child */
+#define CX_GIVE_UP (-2)     /* not interruptible; CX_ETIMEOUT after 1 s without progress: its holder is stopped */
+int cx_lock(cx_att *a, int64_t deadline_ns); /* else: CX_ETIMEOUT after the deadline and at least 1 s, or CX_ESIGNAL */
 void cx_unlock(cx_att *a);
 bool cx_owner_dead(const cx_att *a, uint32_t owner, bool deep);
 void cx_owner_text(const cx_att *a, uint32_t owner, char *out, size_t n);
 bool cx_process_identity(uint32_t pid, uint64_t *start_time, char *state);
 uint64_t cx_pid_namespace(void);
-void cx_recover(cx_att *a);    /* lock held */
+void cx_recover(cx_att *a); /* lock held */
+bool cx_sane(const cx_att *a);
 int cx_reap(cx_att *a);        /* takes the lock only where somebody is dead; ports freed */
 int cx_check(cx_att *a, char *out, size_t n); /* violated invariants, one a line; their number */
 int64_t cx_now_ns(void);  /* monotonic, shared by all processes of the machine */

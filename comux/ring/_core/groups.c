@@ -112,7 +112,7 @@ void cx_advance_done(cx_att *a, uint32_t group)
 {
     cx_group *g = &a->groups[group];
     uint64_t done = LD(g->done), next = LD(g->next), was = done;
-    while (done < next && CX_W_STATE(LDA(*cx_word_at(a, group, done))) == CX_ACKED) done++;
+    while (done < next && done - was <= a->dmask && CX_W_STATE(LDA(*cx_word_at(a, group, done))) == CX_ACKED) done++;
     if (done != was) STR(g->done, done);
 }
 

@@ -129,7 +129,7 @@ static bool read_identity(const cx_att *a, uint32_t owner, identity *out)
     uint32_t slot = (owner & 0xff) - 1;
     if (slot >= a->super.max_procs) return false;
     const cx_proc *p = &a->procs[slot];
-    if (LDA(p->gen) != owner >> 8) return false;
+    if (LDA(p->gen) != owner >> 8) return false; /* SYNC identity (acquire) */
     out->pid = LD(p->pid);
     out->pid_ns = LD(p->pid_ns);
     out->start_time = LD(p->start_time);
@@ -212,7 +212,7 @@ static int lock_slow(cx_att *a, int64_t deadline)
     }
     int64_t began = cx_now_ns();
     uint32_t waiters = 0;
-    bool bounded = deadline >= 0;
+    bool bounded = deadline != CX_NO_DEADLINE;
     for (;;) {
         uint32_t v = LD(a->ctl->lock);
         if (v == 0) {
@@ -224,7 +224,7 @@ static int lock_slow(cx_att *a, int64_t deadline)
             v |= WAITERS;
         }
         waiters = WAITERS;
-        int e = sleep_slice(a, v, bounded);
+        int e = sleep_slice(a, v, deadline >= 0);
         if (e == -1) return CX_ESIGNAL;
         if (a->forked) return cx_fail(CX_ECLOSED, "topic '%s': inherited through a fork; attach again", a->super.name);
         if (e != ETIMEDOUT) continue;

@@ -12,7 +12,7 @@
 
 bool cx_valid(const cx_att *a, uint64_t offset)
 {
-    FENCE_ACQ();
+    FENCE_ACQ(); /* SYNC reclaim (acquire) */
     return LD(a->ctl->tail) <= offset;
 }
 
@@ -127,7 +127,7 @@ static int nothing_yet(cx_reader *r, cx_wait *w, bool may_wait)
     if (w->registered) return CX_WAIT;
     w->addr = &a->ctl->pub_ec;
     w->value = __atomic_fetch_or(&a->ctl->pub_ec, 1u, __ATOMIC_ACQ_REL) | 1u; /* announce first, then test */
-    FENCE();
+    FENCE(); /* SYNC sleepers (acquire) */
     w->registered = true;
     if (!w->max_ns) w->max_ns = (int64_t)a->super.heartbeat_ns;
     return CX_OK;
@@ -141,7 +141,8 @@ int cx_poll(cx_reader *r, cx_wait *w, bool may_wait, cx_view *out)
     for (;;) {
         if (r->closed) return cx_fail(CX_ECLOSED, "topic '%s': this reader was closed", a->super.name);
         if (CX_UNLIKELY(a->forked)) return cx_fail(CX_ECLOSED, "topic '%s': inherited through a fork; attach again", a->super.name);
-        uint64_t tail = LDA(a->ctl->tail), published = LDA(a->ctl->published), o = r->cursor;
+        uint64_t tail = LDA(a->ctl->tail);           /* SYNC tail (acquire); first, see above */
+        uint64_t published = LDA(a->ctl->published), o = r->cursor; /* SYNC published (acquire) */
         if (o < tail) {
             uint32_t cum;
             if (aborted_below(a, tail, &cum)) {
@@ -156,7 +157,7 @@ int cx_poll(cx_reader *r, cx_wait *w, bool may_wait, cx_view *out)
             continue;
         }
         const cx_desc *d = cx_desc_at(a, o);
-        uint64_t word = LDA(d->word);
+        uint64_t word = LDA(d->word); /* SYNC descriptor (acquire) */
         memcpy(&out->d, d, sizeof out->d);
         if (!cx_valid(a, o)) continue;
         if (word == CX_D_WORD(o, CX_ABORTED)) {
@@ -166,7 +167,7 @@ int cx_poll(cx_reader *r, cx_wait *w, bool may_wait, cx_view *out)
             continue;
         }
         if (word != CX_D_WORD(o, CX_COMMITTED) || !cx_desc_sane(a, &out->d)) return corrupt(a, o);
-        if (r->stop_at_end && cx_desc_epoch(a, d) > r->epoch) return CX_END;
+        if (r->stop_at_end && cx_desc_epoch(a, &out->d) > r->epoch) return CX_END;
         r->cum = out->d.cum_aborted;
         r->cursor = o + 1;
         r->delivered++;
@@ -229,7 +230,7 @@ void cx_reader_close(cx_reader *r)
 {
     cx_att *a = r->a;
     r->closed = true;
-    if (a->forked || cx_lock(a, -1) != CX_OK) return;
+    if (a->forked || cx_lock(a, CX_GIVE_UP) != CX_OK) return;
     cx_port_fold(a, r->port);
     cx_unlock(a);
     cx_signal_readers(a);

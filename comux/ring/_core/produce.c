@@ -68,7 +68,7 @@ static void waited(cx_producer *p, cx_wait *t)
 void cx_claim_leave(cx_producer *p, cx_wait *t)
 {
     if (p->a->forked) return;
-    if (t->registered && cx_lock(p->a, -1) == CX_OK) {
+    if (t->registered && cx_lock(p->a, CX_NO_DEADLINE) == CX_OK) {
         leave_line(p, t);
         cx_unlock(p->a);
     }
@@ -232,7 +232,7 @@ static void signal_slow(cx_att *a)
 {
     cx_wakes wakes;
     cx_wakes_init(&wakes);
-    if (cx_lock(a, -1) != CX_OK) return;
+    if (cx_lock(a, CX_GIVE_UP) != CX_OK) return; /* their heartbeat finds the record */
     cx_signal_published(a, &wakes);
     cx_unlock(a);
     cx_wakes_run(a, &wakes);
@@ -242,13 +242,13 @@ static int commit_one_writer(cx_producer *p, uint64_t offset, uint64_t n, uint64
 {
     cx_att *a = p->a;
     cx_control *c = a->ctl;
-    for (uint64_t i = 0; i < n; i++) STR(cx_desc_at(a, offset + i)->word, CX_D_WORD(offset + i, CX_COMMITTED));
+    for (uint64_t i = 0; i < n; i++) STR(cx_desc_at(a, offset + i)->word, CX_D_WORD(offset + i, CX_COMMITTED)); /* SYNC descriptor (release) */
     const cx_desc *last = cx_desc_at(a, offset + n - 1);
     p->data_head = a->fixed ? last->pos + a->stride : last->pos + last->claim_len;
     p->head = offset + n;
     if (last_key_plus1) ST(c->last_key_plus1, last_key_plus1);
     FAILPOINT("publish.before");
-    XCHG(c->published, offset + n); /* the commit; a full fence, pairs with those of the waiters */
+    XCHG(c->published, offset + n); /* the commit. SYNC published (release), SYNC wake-min (release), SYNC sleepers (release) */
     FAILPOINT("publish.after");
     if (CX_UNLIKELY(offset + n >= LDS(c->wake_min))) signal_slow(a);
     if (CX_UNLIKELY(LDS(c->pub_ec) & 1)) cx_signal_readers(a);
@@ -271,7 +271,7 @@ int cx_commit(cx_producer *p, uint64_t offset, uint64_t n, uint64_t bytes, uint6
     }
     cx_wakes wakes;
     cx_wakes_init(&wakes);
-    int rc = cx_lock(a, -1);
+    int rc = cx_lock(a, CX_NO_DEADLINE);
     if (rc != CX_OK) return rc;
     if (!still_claimed(p, offset)) {
         cx_unlock(a);
@@ -304,7 +304,7 @@ int cx_trim(cx_producer *p, uint64_t offset, uint64_t used)
         d->claim_len = (uint32_t)CX_ROUND64(used);
         return CX_OK;
     }
-    int rc = cx_lock(a, -1);
+    int rc = cx_lock(a, CX_NO_DEADLINE);
     if (rc != CX_OK) return rc;
     if (still_claimed(p, offset) && LD(a->ctl->head) == offset + 1) {
         d->claim_len = (uint32_t)CX_ROUND64(used);
@@ -325,7 +325,7 @@ void cx_abort(cx_producer *p, uint64_t offset, uint64_t n)
     }
     cx_wakes wakes;
     cx_wakes_init(&wakes);
-    if (cx_lock(a, -1) != CX_OK) return;
+    if (cx_lock(a, CX_NO_DEADLINE) != CX_OK) return;
     for (uint64_t i = 0; i < n; i++) {
         if (!still_claimed(p, offset + i)) continue;
         INC(a->ctl->aborted, 1);
@@ -422,7 +422,7 @@ void cx_producer_close(cx_producer *p, bool clean)
     cx_reap(a);
     cx_wakes wakes;
     cx_wakes_init(&wakes);
-    if (cx_lock(a, -1) != CX_OK) return;
+    if (cx_lock(a, CX_GIVE_UP) != CX_OK) return; /* the port is reaped when this process is gone */
     if (!a->one_writer) {
         for (uint64_t o = LD(a->ctl->published); o < LD(a->ctl->head); o++) {
             if (!still_claimed(p, o)) continue;

@@ -22,6 +22,23 @@ uint64_t cx_data_end(const cx_att *a, uint64_t head)
     return d->pos + d->claim_len;
 }
 
+/* Whether the primary words are in an order that no crash can upset: what every loop over offsets relies on. Looked at when attaching. */
+bool cx_sane(const cx_att *a)
+{
+    uint64_t tail = LD(a->ctl->tail), published = LD(a->ctl->published), head = a->one_writer ? published : LD(a->ctl->head);
+    bool sane = a->super.first_offset <= tail && tail <= published && published <= head && head - tail <= a->n && head < (uint64_t)1 << 61;
+    for (uint32_t i = 0; sane && i < a->super.max_groups; i++) {
+        const cx_group *g = &a->groups[i];
+        if (LD(g->state) == CX_GROUP_FREE) continue;
+        sane = LD(g->state) == CX_GROUP_USED && tail <= LD(g->done) && LD(g->done) <= LD(g->next) && LD(g->next) <= published;
+    }
+    for (uint32_t i = 0; sane && i < a->super.max_ports; i++) {
+        const cx_port *p = &a->ports[i];
+        sane = LD(p->state) == CX_PORT_FREE || (LD(p->state) == CX_PORT_USED && p->kind <= CX_PORT_READER && p->group < a->super.max_groups);
+    }
+    return sane;
+}
+
 /* Over everything that is no longer CLAIMED. Readers trust nothing at or above `published`, so one store at the end shows all of it. */
 bool cx_advance_published(cx_att *a)
 {
@@ -40,10 +57,10 @@ bool cx_advance_published(cx_att *a)
     }
     if (at == was) return false;
     FAILPOINT("publish.before");
-    STR(c->published, at);
+    STR(c->published, at); /* SYNC published (release) */
     FAILPOINT("publish.between");
     ST(c->cum_aborted, cum);
-    FENCE(); /* pairs with the fence of a reader that announced itself in pub_ec */
+    FENCE(); /* SYNC sleepers (release): a reader announces itself in pub_ec, then tests */
     return true;
 }
 
@@ -135,7 +152,7 @@ int cx_reap(cx_att *a)
         dead = cx_owner_dead(a, owner, true) && LDA(p->state) == CX_PORT_USED && LD(p->owner) == owner;
         known = owner;
     }
-    if (!dead || cx_lock(a, 0) != CX_OK) return 0;
+    if (!dead || cx_lock(a, CX_GIVE_UP) != CX_OK) return 0;
     uint64_t before = LD(a->ctl->reaped);
     cx_recover(a);
     int n = (int)(LD(a->ctl->reaped) - before);

@@ -127,7 +127,7 @@ bool cx_make_room(cx_att *a, const cx_demand *w)
     if (t != was) {
         drag_suspended(a, t);
         ST(a->ctl->tail, t);
-        FENCE(); /* before anything below the new tail is overwritten: pairs with the acquire fence of valid() */
+        FENCE(); /* SYNC reclaim (release), SYNC tail (release): before anything below the new tail is overwritten: pairs with the acquire fence of valid() */
         FAILPOINT("claim.after_tail");
     }
     return fits(a, w, t);

@@ -160,7 +160,7 @@ static int take_slot(cx_att *a)
         }
         uint32_t gen = (LD(p->gen) + 1) & 0x7fffff;
         if (gen == 0) gen = 1;
-        STR(p->gen, gen);
+        STR(p->gen, gen); /* SYNC identity (release) */
         FAILPOINT("attach.generation");
         a->slot = i;
         a->me = gen << 8 | (i + 1);
@@ -366,10 +366,19 @@ static int attach_new(const char *path, int fd, const struct stat *st, cx_att **
         return rc;
     }
     byte_lock(fd, CX_LIFE_BYTE, 1, F_UNLCK);
-    cx_lock(a, -1);
+    rc = cx_lock(a, CX_GIVE_UP);
     FAILPOINT("attach.lock_held");
-    cx_recover(a); /* also where nobody is left alive: their records become deliverable again */
-    cx_unlock(a);
+    if (rc == CX_OK && !cx_sane(a)) {
+        cx_unlock(a);
+        rc = cx_fail(CX_ECORRUPT, "%s: its positions contradict each other; remove the topic", path);
+    } else if (rc == CX_OK) {
+        cx_recover(a); /* also where nobody is left alive: their records become deliverable again */
+        cx_unlock(a);
+    }
+    if (rc != CX_OK) {
+        abandon(a);
+        return rc;
+    }
     enlist(a);
     *out = a;
     return CX_OK;

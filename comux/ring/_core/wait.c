@@ -162,7 +162,7 @@ static uint64_t place_hole(cx_att *a, uint32_t group, uint64_t *hole, uint64_t l
         o--;
         if (o < next && CX_W_STATE(LDS(*cx_word_at(a, group, o))) == CX_ACKED) continue;
         ST(*hole, o);
-        FENCE();
+        FENCE(); /* SYNC hole (acquire) */
         if (o >= next || CX_W_STATE(LDS(*cx_word_at(a, group, o))) != CX_ACKED) return o;
     }
     ST(*hole, CX_NOWHERE);

@@ -41,6 +41,7 @@ from comux.telemetry import EventLog
 from comux.transport import Broker, Producer, SendFuture, TopicSpec
 
 _FAILURES_KEPT: Final = 1000
+PRODUCE_RECORDS: Final = 4096  #: of a produce topic made here; make it yourself to keep more
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +325,8 @@ class Results:
                 try:
                     broker.topic(topic)
                 except UnknownTopicError:
-                    broker.create_topic(TopicSpec(topic, metadata={"content": "comux results"}), exist_ok=True)
+                    spec = TopicSpec(topic, records=PRODUCE_RECORDS, metadata={"content": "comux results"})
+                    broker.create_topic(spec, exist_ok=True)
                 producer = self._outlets[address, topic] = broker.producer(topic, name="comux-results")
             return producer
 

@@ -31,7 +31,7 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _private_shared_memory() -> Iterator[Path]:
     """All topics of the run live in one private folder, which must be empty of living things at the end."""
-    base = Path(tempfile.mkdtemp(prefix="comux-test-", dir=SHM if SHM.is_dir() else None))
+    base = Path(tempfile.mkdtemp(prefix=f"comux-test-{os.getpid()}-", dir=SHM if SHM.is_dir() else None))
     old = os.environ.get("COMUX_DIR")
     os.environ["COMUX_DIR"] = str(base)
     yield base
@@ -52,7 +52,14 @@ def _threads() -> set[threading.Thread]:
 
 
 def _shared() -> set[str]:
-    return {p.name for p in SHM.iterdir() if "comux" in p.name} if SHM.is_dir() else set()
+    """What lies in shared memory under our name; not the folder of another test run that is under way."""
+    found = {p.name for p in SHM.iterdir() if "comux" in p.name} if SHM.is_dir() else set()
+    return {name for name in found if not _is_of_another_run(name)}
+
+
+def _is_of_another_run(name: str) -> bool:
+    owner = name.removeprefix("comux-test-").partition("-")[0]
+    return owner.isdigit() and int(owner) != os.getpid() and Path(f"/proc/{owner}").exists()
 
 
 def _descriptors() -> set[str]:

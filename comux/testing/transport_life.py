@@ -130,7 +130,7 @@ class LifeContract(ContractBase):
             assert consumer.ended()
             with pytest.raises(EndOfStream, match=topic):
                 consumer.poll()
-            with pytest.raises(ComuxError):
+            with pytest.raises(EndOfStream, match=topic):
                 producer.send(b"after the end", timeout=1)
         assert broker.topic(topic).ended
 

@@ -279,7 +279,7 @@ class RecordsContract(ContractBase):
 
     @pytest.mark.parametrize(
         "value",
-        [np.zeros(4, "<f8"), np.zeros((2, 2), "<f4"), np.zeros(3, "<f4"), b"\0" * 16, None],
+        [np.zeros(4, "<f8"), np.zeros((2, 2), "<f4"), np.zeros(3, "<f4"), b"\0" * 15, None],
         ids=["dtype", "dims", "length", "bytes", "none"],
     )
     def test_t3_another_dtype_or_shape_is_refused_with_both(self, broker: Broker, value: Any) -> None:
@@ -289,6 +289,12 @@ class RecordsContract(ContractBase):
                 producer.send(value)
             assert producer.account().balanced
         assert broker.topic(topic).high_water == broker.topic(topic).log_start
+
+    def test_t3_bytes_of_the_right_length_are_an_array(self, broker: Broker) -> None:
+        topic = self.make(broker, dtype="<i4", shape=(2,))
+        with broker.producer(topic) as producer, broker.consumer(topic, start="beginning") as consumer:
+            producer.send(np.array([5, 6], "<i4").tobytes()).result(WAIT)
+            assert take(consumer, 1)[0].value.tolist() == [5, 6]
 
     def test_t3_send_many_of_variable_records(self, broker: Broker) -> None:
         topic = self.make(broker)
@@ -301,6 +307,16 @@ class RecordsContract(ContractBase):
         assert values(records) == [b"a", b"", b"c"]
         assert records[0].offset == first
         assert all(record.timestamp_ns == 5 * unit for record in records)
+
+    def test_t3_a_run_that_never_fits_is_refused(self, broker: Broker) -> None:
+        topic = self.make(broker, records=8)
+        if not broker.capabilities.gating:
+            return
+        with broker.producer(topic) as producer:
+            with pytest.raises(RecordTooLargeError, match="8"):
+                producer.send_many([b"x"] * 9)
+            assert producer.send_many([]) == broker.topic(topic).high_water
+            producer.send_many([b"x"] * 8)
 
     def test_t3_a_topic_keeps_its_settings(self, broker: Broker) -> None:
         metadata = {"codec": "h264", "width": 640, "nested": {"a": [1, 2]}}
@@ -331,6 +347,8 @@ class RecordsContract(ContractBase):
             {"policy": "hope"},
             {"writers": "two"},
             {"end": "never"},
+            {"dtype": "f4", "data_bytes": 1 << 20},
+            {"name": ".hidden"},
             {"dtype": "O"},
             {"dtype": "no such type"},
             {"shape": (3,)},

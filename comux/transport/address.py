@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 
 from comux.errors import UnknownAddressError
 
-NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _SCHEME = re.compile(r"([a-z][a-z0-9+]*)://(.*)", re.DOTALL)
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 _FEEDS = frozenset({"rtsp", "rtsps", "http", "https", "v4l2", "file", "synthetic", "hdf5", "tcp"})
@@ -50,8 +50,9 @@ class Address:
 
 
 def valid_name(name: object) -> bool:
-    """Whether ``name`` may be a topic's, namespace's or group's: letters, digits, ``.``, ``_``, ``-``; 1 to 100."""
-    return isinstance(name, str) and NAME.fullmatch(name) is not None and name not in {".", ".."}
+    """Whether ``name`` may be a topic's, namespace's or group's: 1 to 100 letters, digits, ``.``, ``_``, ``-``,
+    not beginning with ``.``."""
+    return isinstance(name, str) and NAME.fullmatch(name) is not None
 
 
 def parse_address(text: str | Sequence[str]) -> Address:

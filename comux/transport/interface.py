@@ -213,12 +213,15 @@ class Producer(Handle):
         Waits at most ``timeout`` seconds for room.
 
         Raises:
-            WaitTimeoutError: no room in time. RecordTooLargeError: names the limit. ClosedError.
+            WaitTimeoutError: no room in time. RecordTooLargeError: names the limit. ClosedError. UnknownTopicError: the
+                topic was deleted. EndOfStream: the epoch was ended; a new producer opens the next one.
         """
 
     @abstractmethod
     def send_many(self, values: Any, *, timestamp_ns: int | None = None, timeout: float | None = None) -> int:
         """Publish a run: an array ``(k, *shape)`` on typed topics, else a sequence of buffers.
+
+        At most as many as the topic holds.
 
         Returns:
             The first offset. Records that ``drop_newest`` dropped are counted; where it dropped all, the
@@ -332,7 +335,11 @@ class Consumer(Handle):
 
     @abstractmethod
     def ended(self, topic: str | None = None) -> bool:
-        """Whether the epoch being read has ended and everything of it was read."""
+        """Whether the epoch being read has ended and everything of it was read.
+
+        Groups that share records: and nothing can come back to this member. Other members' unfinished records can,
+        unless it holds some itself; then it is not kept waiting, or such members would wait for each other.
+        """
 
     @abstractmethod
     def metrics(self) -> Mapping[str, float]:

@@ -80,7 +80,7 @@ class Cursor:
             return False
         if self.group is None:
             return self.position >= end
-        return self.group.finished_but_for(member, end)
+        return self.group.finished_for(member, end)
 
 
 class MemoryConsumer(Consumer):

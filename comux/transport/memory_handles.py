@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from comux.account import Account, AccountSnapshot
-from comux.errors import ClosedError, ConfigError, RecordTooLargeError, UnknownTopicError, WaitTimeoutError
+from comux.errors import ClosedError, ConfigError, EndOfStream, RecordTooLargeError, UnknownTopicError, WaitTimeoutError
 from comux.records import Headers, Record, check_headers
 
 from .futures import DoneFuture
 from .interface import Claim, Handle, Observer, Producer, SendFuture
 from .memory_log import Log, Store, Stored, size_of, snapshot
+from .names import check_key
 
 Forget = Callable[[Handle], None]
 
@@ -94,7 +95,7 @@ class MemoryProducer(Producer):
         if self._log.deleted:
             raise UnknownTopicError(f"topic {self.topic!r} was deleted under its producer; create it again")
         if self._log.ended or self._log.epoch != self._epoch:
-            raise ClosedError(
+            raise EndOfStream(
                 f"topic {self.topic!r}: epoch {self._epoch} ended at offset {self._log.end_of(self._epoch)}; a new "
                 "producer opens the next one"
             )
@@ -136,6 +137,8 @@ class MemoryProducer(Producer):
                 )
             values = array
         datas = [snapshot(self.topic, value, log.dtype, log.spec.shape) for value in values]
+        if len(datas) > log.capacity:
+            raise RecordTooLargeError(f"topic {self.topic!r}: {len(datas)} records at once, it holds {log.capacity}")
         deadline = None if timeout is None else time.monotonic() + timeout
         first: int | None = None
         with self._store.lock:
@@ -311,15 +314,6 @@ class MemoryObserver(Observer):
                 raise UnknownTopicError(f"topic {log.spec.name!r} was deleted under its observer; create it again")
             stored = log.get(log.head - 1)
             return None if stored is None else to_record(log.spec.name, stored)
-
-
-def check_key(key: Any) -> bytes | None:
-    """``key`` as bytes; raises ``ConfigError`` for anything that is neither bytes-like nor ``None``."""
-    if key is None or isinstance(key, bytes):
-        return key
-    if isinstance(key, (bytearray, memoryview)):
-        return bytes(key)
-    raise ConfigError(f"a key is bytes or None, not {type(key).__name__}; encode it")
 
 
 def claim_size(topic: str, nbytes: int | None, dtype: np.dtype[Any] | None, shape: tuple[int, ...]) -> int:

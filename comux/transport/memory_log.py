@@ -11,6 +11,7 @@ Invariants: ``tail <= head``; ``head - tail + reserved <= records``; for each gr
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 import time
 from collections import deque
@@ -103,9 +104,13 @@ class Group:
         """Whether ``take`` would find something."""
         return self.next < limit or any(self.done <= o < limit and o not in self.acked for o in self.back)
 
-    def finished_but_for(self, member: object, limit: int) -> bool:
-        """Whether all below ``limit`` is acknowledged or held by ``member``, so that nothing can come back to it."""
-        return not self.has_for(limit) and all(who is member for o, who in self.held.items() if o < limit)
+    def finished_for(self, member: object, limit: int) -> bool:
+        """Whether ``member`` is at the end: nothing to take below ``limit``, and nothing can come back to it.
+
+        Members that hold records and wait for the end would wait for each other, so who holds some is not kept waiting.
+        """
+        held = [who for o, who in self.held.items() if o < limit]
+        return not self.has_for(limit) and (not held or any(who is member for who in held))
 
 
 class Log:
@@ -324,7 +329,7 @@ def snapshot(name: str, value: Any, dtype: np.dtype[Any] | None, shape: tuple[in
         ConfigError: not a C-contiguous buffer, or (typed topics) another dtype or shape than the topic's.
     """
     if dtype is not None:
-        array = check_array(name, value, dtype, shape).copy()
+        array = check_array(name, value, dtype, shape).copy(order="C")
         array.flags.writeable = False
         return array
     if value is None or isinstance(value, bytes):
@@ -341,11 +346,16 @@ def snapshot(name: str, value: Any, dtype: np.dtype[Any] | None, shape: tuple[in
 
 
 def check_array(name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """``value`` as an array of exactly ``dtype`` and ``shape``.
+    """``value`` as an array of exactly ``dtype`` and ``shape``; bytes of the same length are taken as such an array's.
 
     Raises:
         ConfigError: it is not; the message has both sides.
     """
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        nbytes = memoryview(value).nbytes
+        if nbytes == dtype.itemsize * math.prod(shape):
+            return np.frombuffer(value, dtype).reshape(shape)
+        raise ConfigError(f"topic {name!r} holds arrays of dtype {dtype} and shape {shape}, not {nbytes} bytes")
     array: npt.NDArray[Any] = value if isinstance(value, (np.ndarray, np.generic)) else np.asarray(value)  # type: ignore[assignment]
     if array.dtype != dtype or array.shape != shape:
         raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,8 @@ def _check_dtype(spec: TopicSpec) -> None:
         if spec.shape:
             raise ConfigError(f"topic {spec.name!r}: shape={spec.shape} without a dtype; give both or neither")
         return
+    if spec.data_bytes is not None:
+        raise ConfigError(f"topic {spec.name!r}: data_bytes is for variable records; a typed topic takes what it needs")
     try:
         dtype = np.dtype(spec.dtype)
     except TypeError as error:
@@ -100,3 +103,12 @@ def unknown_topic(name: str, existing: Sequence[str], where: str) -> UnknownTopi
 def no_group(topics: Sequence[str]) -> ConfigError:
     """The error for ``commit``, ``ack`` and ``nack`` on a lossy consumer."""
     return ConfigError(f"consumer of {', '.join(map(repr, topics))} has no group, there is nothing to acknowledge")
+
+
+def check_key(key: Any) -> bytes | None:
+    """``key`` as bytes; raises ``ConfigError`` for anything that is neither bytes-like nor ``None``."""
+    if key is None or isinstance(key, bytes):
+        return key
+    if isinstance(key, (bytearray, memoryview)):
+        return bytes(key)
+    raise ConfigError(f"a key is bytes or None, not {type(key).__name__}; encode it")

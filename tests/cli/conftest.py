@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -63,11 +64,11 @@ class Running:
             self._open.discard(name)
             self._changed.notify_all()
 
-    def wait_for(self, word: str, *, where: str = "out", timeout: float = 20) -> str:
-        """Until ``word`` was printed; fails at once where the command ended without it."""
+    def wait_for(self, pattern: str, *, where: str = "out", timeout: float = 20) -> str:
+        """Until something like ``pattern`` was printed; fails at once where the command ended without it."""
         with self._changed:
-            self._changed.wait_for(lambda: word in self._text[where] or where not in self._open, timeout)
-            assert word in self._text[where], self._text
+            self._changed.wait_for(lambda: re.search(pattern, self._text[where]) or where not in self._open, timeout)
+            assert re.search(pattern, self._text[where]), self._text
             return self._text[where]
 
     def send(self, number: signal.Signals) -> None:

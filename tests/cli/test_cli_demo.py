@@ -14,6 +14,7 @@ from comux.decoders.encode import VideoEncoder
 from comux.feeds.scene import Scene
 
 SMALL = ("--size", "320x180")
+SHOWING = r"[1-9]\d* results read back"
 QUICK_END = 5.0  #: seconds; it takes well under one on a machine that does nothing else
 
 
@@ -61,10 +62,9 @@ def test_the_demo_delivers_from_all_cameras_balances_and_leaves_one_picture(star
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_at_once_with_its_summary(start, children, topics_folder, number) -> None:
     demo = start("demo", "--cameras", "2", "--seconds", "60", *SMALL)
-    demo.wait_for("results read back")
+    demo.wait_for(SHOWING)
     family = children(demo.pid)
     assert len(family) == 3
-    before = demo.began
     demo.send(number)
     ended = demo.end(QUICK_END)
     assert ended.code == 0, ended.err
@@ -72,14 +72,13 @@ def test_a_signal_ends_it_at_once_with_its_summary(start, children, topics_folde
     assert "contact sheet" in ended.out
     assert not any(alive(pid) for pid in family)
     assert list(topics_folder.glob("demo-*")) == []
-    assert ended.seconds < 60, before
 
 
 def test_killed_outright_its_children_end_and_the_next_demo_cleans_up(
     start, children, topics_folder, wait_until
 ) -> None:
     demo = start("demo", "--cameras", "2", "--seconds", "60", *SMALL)
-    demo.wait_for("results read back")
+    demo.wait_for(SHOWING)
     family = children(demo.pid)
     demo.send(signal.SIGKILL)
     demo.end()
@@ -94,7 +93,7 @@ def test_killed_outright_its_children_end_and_the_next_demo_cleans_up(
 
 def test_a_killed_publisher_stops_nobody_and_comes_back(start, children) -> None:
     demo = start("demo", "--cameras", "2", "--seconds", "60", *SMALL)
-    demo.wait_for("results read back")
+    demo.wait_for(SHOWING)
     publishers = {
         word: pid
         for pid in children(demo.pid)

@@ -19,7 +19,7 @@ def run_example(path: Path, cwd: Path, *arguments: str) -> subprocess.CompletedP
         env=child_environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=30,
         check=False,
     )
 

@@ -203,14 +203,3 @@ def fake() -> type[FakeDecoder]:
 @pytest.fixture
 def number() -> Callable[[bytes], int]:
     return number_of
-
-
-@pytest.fixture(autouse=True)
-def _no_threads_left() -> Iterator[None]:
-    """A test leaves no thread of comux behind."""
-    before = set(threading.enumerate())
-    yield
-    wait_for(
-        lambda: not [t for t in threading.enumerate() if t not in before and t.name.startswith("comux-")],
-        what="threads of comux are left",
-    )

@@ -418,7 +418,8 @@ static PyObject *producer_put_many(Producer *self, PyObject *const *args, Py_ssi
         if (cx_deadline(given[4], &o.deadline)) {
             int64_t deadline = o.deadline;
             if (cx_options_from(options, self->att->a, &o)) {
-                result = self->att->a->fixed ? put_array(self, given[0], &o.m, deadline) : put_sequence(self, given[0], &o.m, deadline);
+                bool block = self->att->a->fixed && !PyList_CheckExact(given[0]) && !PyTuple_CheckExact(given[0]);
+                result = block ? put_array(self, given[0], &o.m, deadline) : put_sequence(self, given[0], &o.m, deadline);
                 cx_options_free(&o);
             }
         }

@@ -1,7 +1,7 @@
 """Programs the acceptance tests run in processes of their own: ``programs.py NAME JOURNAL OPTIONS``.
 
-Each is a function that takes the options (JSON) as keywords. What it was told or promised it appends to the journal, one
-line of JSON per ``write``, which a SIGKILL cannot tear.
+Each is a function that takes the options (JSON) as keywords. What it was told or promised it appends to the journal,
+one line of JSON per ``write``, which a SIGKILL cannot tear.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Isolation: what happens to one source changes nothing of what the others deliver, and costs no time-out of its own."""
+"""Isolation: what happens to one source changes nothing for the others, and costs no time-out of its own."""
 
 from __future__ import annotations
 

@@ -29,9 +29,12 @@ RESERVED_HEADERS: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
     """One unit of a topic, as ``poll`` hands it out.
+
+    To be treated as frozen; it is not declared so because building a frozen one takes 1.3 us instead of 0.23 us, half
+    of the time a small record takes to read.
 
     Attributes:
         topic: Name of the topic.

@@ -100,7 +100,7 @@ class StaleLeaseError(TopicError):
     """The record is no longer held by this handle: it was acknowledged, given back or redelivered to another member."""
 
 
-class EndOfStream(TopicError):  # noqa: N818 - the name users and the design know it by
+class EndOfStream(TopicError):
     """The stream ended and everything before its end was read. Iteration stops on it."""
 
 

@@ -52,14 +52,9 @@ def _threads() -> set[threading.Thread]:
 
 
 def _shared() -> set[str]:
-    """What lies in shared memory under our name; not the folder of another test run that is under way."""
-    found = {p.name for p in SHM.iterdir() if "comux" in p.name} if SHM.is_dir() else set()
-    return {name for name in found if not _is_of_another_run(name)}
-
-
-def _is_of_another_run(name: str) -> bool:
-    owner = name.removeprefix("comux-test-").partition("-")[0]
-    return owner.isdigit() and int(owner) != os.getpid() and Path(f"/proc/{owner}").exists()
+    """Files of topics in this run's folder and in the default one; other folders are other runs' business."""
+    folders = [Path(os.environ["COMUX_DIR"]), SHM / f"comux-{os.getuid()}"]
+    return {str(file) for folder in folders if folder.is_dir() for file in folder.rglob("*") if not file.is_dir()}
 
 
 def _descriptors() -> set[str]:

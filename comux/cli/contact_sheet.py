@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,7 +104,7 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        sheet.save(part, format="PNG")
+        sheet.save(part, format="PNG", compress_level=3)  # a third of the time of 6, and a tenth larger
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -181,5 +182,7 @@ def _draw_bar(image: Image.Image, tile: Tile, width: int, height: int) -> None:
     draw.text((width - 14, middle + 1), "  ·  ".join(facts), fill=QUIET, font=_font(15), anchor="rm")
 
 
+@lru_cache
 def _font(size: int) -> Any:
+    """The font that comes with PIL; making one takes longer than drawing a tile."""
     return ImageFont.load_default(size)

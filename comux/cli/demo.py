@@ -296,6 +296,7 @@ class _Demo:
         with suppress(ComuxError):  # a result that failed was told when it failed
             self._cameras.flush(FLUSH)
         self._reader.ask_to_end()
+        self._cameras.close()  # now, so that nobody decodes beside the drawing
         sheet = self._save_sheet(moment)
         self._reader.join(time.monotonic() + CHILDREN_END)
         self._view.close()

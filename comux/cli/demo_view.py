@@ -203,9 +203,7 @@ def totals_line(counts: Counts) -> str:
 def print_summary(moment: Moment, books: Mapping[str, Mapping[str, Any]], sheet: str | None) -> None:
     """The balanced account of every source, on stdout."""
     console = Console(file=sys.stdout) if sys.stdout.isatty() else Console(file=sys.stdout, width=PLAIN_WIDTH)
-    table = Table(
-        box=None, pad_edge=False, header_style="dim", title_justify="left", title=f"after {moment.seconds:.1f} s"
-    )
+    table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("source", style="bold")
     for column in ("received", "= delivered", "+ absorbed", "+ dropped", "+ held"):
         table.add_column(column, justify="right")
@@ -223,8 +221,11 @@ def print_summary(moment: Moment, books: Mapping[str, Mapping[str, Any]], sheet:
             Text("balanced ✓" if balanced else "NOT BALANCED", style="green" if balanced else "bold red"),
             causes(book["dropped"]),
         )
+    console.print(f"after {moment.seconds:.1f} s", style="bold", highlight=False)
     console.print(table)
     console.print(totals_line(moment.counts), highlight=False)
+    if moment.counts.results.get("trouble"):
+        console.print(f"not verified: {moment.counts.results['trouble']}", style="yellow", highlight=False)
     if sheet is not None:
         console.print(f"contact sheet of the last batch: {sheet}", highlight=False, soft_wrap=True)
 

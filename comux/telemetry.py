@@ -2,7 +2,8 @@
 
 Lives here: ``Event``, ``EventLog`` and the loggers' naming. May import: nothing of comux. Must never know: who listens.
 
-Library rule: loggers are called ``comux.<room>``, no handler is ever installed, nothing is printed.
+Library rule: loggers are called ``comux.<room>``, nothing is printed, and no handler is installed but the one that does
+nothing: without it Python itself prints warnings of a program that configured no logging.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _log = logging.getLogger("comux.events")
+logging.getLogger("comux").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def _threads() -> set[threading.Thread]:
 def _shared() -> set[str]:
     """Files of topics in this run's folder and in the default one; other folders are other runs' business."""
     folders = [Path(os.environ["COMUX_DIR"]), SHM / f"comux-{os.getuid()}"]
-    return {str(file) for folder in folders if folder.is_dir() for file in folder.rglob("*") if not file.is_dir()}
+    return {str(Path(at) / name) for folder in folders for at, _, names in os.walk(folder) for name in names}
 
 
 def _descriptors() -> set[str]:

@@ -37,7 +37,7 @@ _DOORS = {
     "terminate": "comux.lifecycle",
 }
 
-__all__ = ["__version__", *sorted(_DOORS)]  # noqa: PLE0604 - names resolved by __getattr__
+__all__ = ["__version__", *sorted(_DOORS)]
 
 
 def __getattr__(name: str) -> Any:

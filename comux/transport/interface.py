@@ -52,7 +52,23 @@ Policy = Literal["wait", "drop_oldest", "drop_newest"]
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can do. Asking for an absent one raises ``UnsupportedError`` with the capability's name."""
+    """What an engine can do. Asking for an absent one raises ``UnsupportedError`` with the capability's name.
+
+    ========================  =========  =========
+    capability                shm        memory
+    ========================  =========  =========
+    record_sharing            True       True
+    views                     True       True
+    observer_without_reading  True       True
+    counted_end               True       True
+    gating                    True       True
+    exact_loss                True       True
+    dense_offsets             True       True
+    durable                   False      False
+    cross_process             True       False
+    timestamp_resolution_ns   1          1
+    ========================  =========  =========
+    """
 
     record_sharing: bool  #: members of a group share record by record; a dead member's go to another, ``redelivered``
     views: bool  #: ``views=True``: zero-copy values

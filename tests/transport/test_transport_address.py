@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from comux.errors import ConfigError, UnknownAddressError
-from comux.transport import Address, connect, parse_address, register_engine
+from comux.transport import Address, Capabilities, connect, parse_address, register_engine
 from comux.transport.engines import _engines
 
 
@@ -79,3 +80,13 @@ def test_a_new_engine_is_one_call() -> None:
             assert seen == [("x", {"a": "1", "b": 3})]
     finally:
         del _engines["loft"]
+
+
+def test_the_table_of_capabilities_is_true() -> None:
+    rows = [line.split() for line in (Capabilities.__doc__ or "").splitlines() if line.strip()]
+    header = next(i for i, row in enumerate(rows) if row[0] == "capability")
+    table = {row[0]: row[1:] for row in rows[header + 2 : -1]}
+    for column, scheme in enumerate(rows[header][1:]):
+        with connect(f"{scheme}://") as broker:
+            said = {name: words[column] for name, words in table.items()}
+            assert said == {f.name: str(getattr(broker.capabilities, f.name)) for f in dataclasses.fields(Capabilities)}

@@ -5,7 +5,6 @@
  */
 #include "binding.h"
 #include <string.h>
-#include <structmember.h>
 
 #define VIEW(self) ((View *)(self))
 

@@ -204,22 +204,22 @@ def print_summary(moment: Moment, books: Mapping[str, Mapping[str, Any]], sheet:
     """The balanced account of every source, on stdout."""
     console = Console(file=sys.stdout) if sys.stdout.isatty() else Console(file=sys.stdout, width=PLAIN_WIDTH)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("source", style="bold")
-    for column in ("received", "= delivered", "+ absorbed", "+ dropped", "+ held"):
-        table.add_column(column, justify="right")
-    table.add_column("")
-    table.add_column("dropped, by cause", overflow="fold")
+    table.add_column("source", style="bold", no_wrap=True)
+    for column in ("received", "= delivered", "+ absorbed", "+ held"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("+ dropped, by cause", overflow="fold")
+    table.add_column("", no_wrap=True)
     for cam_id, book in books.items():
         balanced = book["balanced"]
+        dropped = sum(book["dropped"].values())
         table.add_row(
             cam_id,
             str(book["received"]),
             str(book["delivered"]),
             str(book["absorbed"]),
-            str(sum(book["dropped"].values())),
             str(book["held"]),
+            f"{dropped}: {causes(book['dropped'])}" if dropped else "0",
             Text("balanced ✓" if balanced else "NOT BALANCED", style="green" if balanced else "bold red"),
-            causes(book["dropped"]),
         )
     console.print(f"after {moment.seconds:.1f} s", style="bold", highlight=False)
     console.print(table)

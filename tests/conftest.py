@@ -43,8 +43,13 @@ def _private_shared_memory() -> Iterator[Path]:
 
 
 def _children() -> set[int]:
-    tasks = Path("/proc/self/task")
-    return {int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.update(map(int, (task / "children").read_text().split()))
+        except OSError:  # the thread ended between the listing and the look
+            continue
+    return found
 
 
 def _threads() -> set[threading.Thread]:

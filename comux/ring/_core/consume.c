@@ -328,6 +328,10 @@ bool cx_holds(const cx_member *m, uint64_t offset)
     return CX_W_STATE(w) == CX_STARTED && CX_W_PORT(w) == m->port;
 }
 
+/* Words are reused every D offsets. What this member holds lies in [done, next), so an offset outside of it (a lease whose record was
+ * finished by its offset, or a wrong number) must not reach the word that now belongs to another record. */
+static inline bool in_window(const cx_group *g, uint64_t offset, uint64_t n) { return offset >= LDA(g->done) && offset + n <= LDA(g->next); }
+
 static int stale(const cx_member *m, uint64_t offset)
 {
     return cx_fail(CX_ESTALE, "topic '%s': offset %llu is no longer held by this member of group '%.47s'; it was acknowledged, given back or redelivered",
@@ -355,6 +359,7 @@ int cx_ack(cx_member *m, uint64_t offset, uint64_t n)
     cx_group *g = &a->groups[m->group];
     cx_port *port = &a->ports[m->port];
     if (CX_UNLIKELY(m->closed || (uint32_t)LD(port->id) != m->id)) return stale(m, offset);
+    if (CX_UNLIKELY(!in_window(g, offset, n))) return stale(m, offset);
     if (n == 1) {
         uint32_t *at = cx_word_at(a, m->group, offset), w = LD(*at);
         if (CX_UNLIKELY(CX_W_STATE(w) != CX_STARTED || CX_W_PORT(w) != m->port)) return stale(m, offset);
@@ -383,7 +388,7 @@ int cx_nack(cx_member *m, uint64_t offset, uint64_t n)
     uint64_t given = 0;
     cx_wakes wakes;
     cx_wakes_init(&wakes);
-    if (m->closed || a->forked) return stale(m, offset);
+    if (m->closed || a->forked || !in_window(g, offset, n)) return stale(m, offset);
     int rc = cx_lock(a, CX_GIVE_UP);
     if (rc != CX_OK) return rc;
     for (uint64_t i = 0; i < n; i++) {
@@ -444,7 +449,10 @@ static int open_locked(cx_att *a, const char *group, int start_kind, uint64_t st
         m->group = (uint32_t)found;
     }
     int rc = cx_port_open(a, CX_PORT_MEMBER, m->group, name, &m->port);
-    if (rc != CX_OK) return rc;
+    if (rc != CX_OK) {
+        if (found < 0) STR(a->groups[m->group].state, CX_GROUP_FREE); /* it would gate with nobody in it */
+        return rc;
+    }
     cx_group *g = &a->groups[m->group];
     ST(g->nmembers, LD(g->nmembers) + 1);
     resume_group(a, m->group, start_kind);

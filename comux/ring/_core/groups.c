@@ -136,7 +136,7 @@ uint32_t cx_desc_epoch(const cx_att *a, const cx_desc *d)
 bool cx_tombstones_between(const cx_att *a, uint64_t from, uint64_t to)
 {
     if (a->one_writer || from >= to) return false;
-    uint32_t at_to = to < LD(a->ctl->published) ? cx_desc_at(a, to)->cum_aborted : LD(a->ctl->cum_aborted);
+    uint32_t at_to = to < LD(a->ctl->published) ? cx_desc_at(a, to)->cum_aborted : (uint32_t)LD(a->ctl->aborted_below);
     return at_to != cx_desc_at(a, from)->cum_aborted;
 }
 

@@ -77,8 +77,8 @@ typedef struct {
     struct { /* head: next offset to claim. PRIMARY with several writers; one writer: head is published */
         CX_LINE_OF(uint64_t head; uint64_t data_head;);
     };
-    struct { /* published: next offset to become readable. PRIMARY */
-        CX_LINE_OF(uint64_t published; uint64_t last_key_plus1; uint32_t cum_aborted; uint32_t pad_pub;);
+    struct { /* published: next offset to become readable. PRIMARY. aborted_below: low half of it << 32 | aborted records below it */
+        CX_LINE_OF(uint64_t published; uint64_t last_key_plus1; uint64_t aborted_below;);
     };
     struct { /* tail: oldest retained offset. PRIMARY */
         CX_LINE_OF(uint64_t tail;);

@@ -139,13 +139,14 @@ static bool read_identity(const cx_att *a, uint32_t owner, identity *out)
     return LD(p->gen) == owner >> 8;
 }
 
-/* +1 certainly running, -1 certainly gone, 0 cannot be told from here. */
-static int process_running(const identity *who)
+/* +1 certainly running, -1 certainly gone, 0 cannot be told from here. A zombie is gone only where the kernel has dropped its lock: its main
+ * thread may have left, or died first, while others of the process still write. */
+static int process_running(const identity *who, bool locked)
 {
     uint64_t start;
     char state;
     if (who->pid == 0 || who->pid_ns == 0 || who->pid_ns != cx_pid_namespace()) return 0;
-    if (cx_process_identity(who->pid, &start, &state)) return start == who->start_time && state != 'Z' && state != 'X' ? 1 : -1;
+    if (cx_process_identity(who->pid, &start, &state)) return start == who->start_time && (locked || (state != 'Z' && state != 'X')) ? 1 : -1;
     return kill((pid_t)who->pid, 0) != 0 && errno == ESRCH ? -1 : 0;
 }
 
@@ -161,7 +162,7 @@ bool cx_owner_dead(const cx_att *a, uint32_t owner, bool deep)
     if (locked && !deep) return false;
     identity who;
     if (!read_identity(a, owner, &who)) return LDA(a->procs[slot].gen) != gen;
-    int running = process_running(&who);
+    int running = process_running(&who, locked);
     return locked ? running < 0 : running <= 0;
 }
 

@@ -34,6 +34,12 @@ static bool aborted_below(const cx_att *a, uint64_t offset, uint32_t *out)
         *out = LD(d->cum_aborted);
         return cx_valid(a, offset);
     }
+    uint64_t below = LDA(a->ctl->aborted_below); /* SYNC aborted (acquire) */
+    if ((uint32_t)(below >> 32) == (uint32_t)offset) {
+        *out = (uint32_t)below;
+        return true;
+    }
+    /* Between the store of `published` and that of `aborted_below`: no claim was made since, so the descriptor before is still there. */
     const cx_desc *d = cx_desc_at(a, offset - 1);
     uint64_t word = LDA(d->word);
     *out = LD(d->cum_aborted) + ((word & 7) == CX_ABORTED);

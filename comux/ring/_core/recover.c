@@ -5,7 +5,7 @@
  *
  *   claims of a dead producer   -> ABORTED (a tombstone readers skip); later records become visible
  *   records of a dead member    -> RED; the next member gets them, marked redelivered where they had been started
- *   derived: published (several writers), data_head, cum_aborted, done, nred, nmembers, nwait, wake_at
+ *   derived: published (several writers), data_head, aborted_below, done, nred, nmembers, nwait, wake_at
  *   then everybody is woken and looks again.
  */
 #include "core.h"
@@ -44,7 +44,7 @@ bool cx_advance_published(cx_att *a)
 {
     cx_control *c = a->ctl;
     uint64_t was = LD(c->published), at = was, head = LD(c->head);
-    uint32_t cum = LD(c->cum_aborted);
+    uint32_t cum = (uint32_t)LD(c->aborted_below);
     for (; at < head; at++) {
         cx_desc *d = cx_desc_at(a, at);
         uint64_t word = LD(d->word);
@@ -59,7 +59,7 @@ bool cx_advance_published(cx_att *a)
     FAILPOINT("publish.before");
     STR(c->published, at); /* SYNC published (release) */
     FAILPOINT("publish.between");
-    ST(c->cum_aborted, cum);
+    STR(c->aborted_below, at << 32 | cum); /* SYNC aborted (release) */
     FENCE(); /* SYNC sleepers (release): a reader announces itself in pub_ec, then tests */
     return true;
 }
@@ -108,7 +108,9 @@ static void rebuild(cx_att *a)
         uint64_t published = LD(c->published);
         if (published != a->super.first_offset) {
             const cx_desc *d = cx_desc_at(a, published - 1);
-            ST(c->cum_aborted, d->cum_aborted + (LD(d->word) == CX_D_WORD(published - 1, CX_ABORTED)));
+            uint64_t word = LD(d->word);
+            if (word >> 3 == published - 1) /* else a later claim has it, made after the word was stored */
+                STR(c->aborted_below, published << 32 | (d->cum_aborted + ((word & 7) == CX_ABORTED)));
         }
         cx_advance_published(a);
     }

@@ -33,6 +33,8 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
+#define LIFE_TRIES 1000 /* of a millisecond each: the lifecycle byte is held for the length of an attach or a leave */
+
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t registry_once = PTHREAD_ONCE_INIT;
 static cx_att *registry;
@@ -203,6 +205,7 @@ static void initialise(cx_att *a)
     uint64_t first = a->super.first_offset;
     memcpy(a->meta, &a->super, sizeof a->super);
     c->head = c->published = c->tail = first;
+    c->aborted_below = first << 32;
     c->data_head = a->fixed ? first * a->stride : 0;
     c->wake_min = c->space_want = CX_NOWHERE;
     for (uint32_t g = 0; g < a->super.max_groups; g++) a->groups[g].hole_space = a->groups[g].hole_end = a->groups[g].wake_at = CX_NOWHERE;
@@ -334,7 +337,7 @@ static int lock_life(int fd, const char *path)
         int e = byte_lock(fd, CX_LIFE_BYTE, 1, F_RDLCK);
         if (e == 0) break;
         if (e != EAGAIN && e != EACCES) return cx_fail_os(e, "locking %s (does the file system have OFD locks?)", path);
-        if (i == 1000) return cx_fail(CX_EBUSY, "%s: somebody has been removing it for a second", path);
+        if (i == LIFE_TRIES) return cx_fail(CX_EBUSY, "%s: somebody has been removing it for a second", path);
         struct timespec t = {0, 1000000};
         nanosleep(&t, NULL);
     }
@@ -419,7 +422,12 @@ static bool same_file(int fd, const char *path)
 
 static void unlink_if_last(cx_att *a)
 {
-    if (byte_lock(a->fd, CX_LIFE_BYTE, 1, F_WRLCK) != 0) return; /* somebody is attaching */
+    /* Somebody attaches, or leaves at this very moment and still sees us: wait for it, or both go and nobody removes. */
+    for (int i = 0; byte_lock(a->fd, CX_LIFE_BYTE, 1, F_WRLCK) != 0; i++) {
+        if (i == LIFE_TRIES) return;
+        struct timespec t = {0, 1000000};
+        nanosleep(&t, NULL);
+    }
     if (!cx_alone(a) || !same_file(a->fd, a->path)) return;
     STR(((cx_super *)a->meta)->retired, 1);
     unlink(a->path);

@@ -249,6 +249,16 @@ def to_the_end(c: Context) -> None:
         c.journal.note("end")
 
 
+def leave(c: Context) -> None:
+    """Attach, and close cleanly the moment the file ``go`` is there."""
+    attached = c.attach()
+    c.journal.note("attached")
+    go = Path(c.job["directory"]) / c.options["go"]
+    while not go.exists():  # as close together as can be: this is a race on purpose
+        pass
+    attached.close()
+
+
 SCENARIOS: dict[str, Callable[[Context], None]] = {
     f.__name__: f
     for f in (
@@ -271,6 +281,7 @@ SCENARIOS: dict[str, Callable[[Context], None]] = {
         drain,
         create,
         to_the_end,
+        leave,
     )
 }
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -43,3 +46,26 @@ def wait_until() -> Callable[..., None]:
             threading.Event().wait(0.002)
 
     return wait
+
+
+@pytest.fixture()
+def in_child(ring_dir: Path) -> Callable[..., str]:
+    """``in_child(code, *argv, timeout=20)``: run code in a fresh interpreter with ``PLACE`` set; its output.
+
+    Fails where the child dies of a signal, raises, or takes too long; the child is gone in any case.
+    """
+
+    def run(code: str, *argv: str, timeout: float = 20.0, code_wanted: int = 0) -> str:
+        start = "import sys, os, time, threading, signal\nfrom pathlib import Path\nfrom comux import ring\n"
+        start += "PLACE = Path(sys.argv[1])\n"
+        command = [sys.executable, "-c", start + textwrap.dedent(code), str(ring_dir), *argv]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+            try:
+                out, err = child.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                pytest.fail(f"the child hangs: {child.communicate()}")
+        assert child.returncode == code_wanted, f"the child ended with {child.returncode}: {err[-2000:]}"
+        return out
+
+    return run

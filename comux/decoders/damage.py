@@ -124,7 +124,8 @@ class Watch:
             # Its number may be damaged as well, but the number is what says whether the next one follows.
             if sequence is not None and (self._sequence is None or sequence > self._sequence):
                 self._sequence = sequence
-            return Verdict(Doubt.THIS, "crc", f"CRC-32C of {len(data)} bytes is not {record.header(HEADER_CRC32C)!r}")
+            stated = (record.header(HEADER_CRC32C) or b"")[:16].decode("ascii", "replace")
+            return Verdict(Doubt.THIS, "crc", f"CRC-32C of {len(data)} bytes is not {stated}, which the feed stated")
         if sequence is None and self._sequence is not None and data:
             self._sequence = None  # if that other producer stays, its packets are judged by their offsets
             return Verdict(Doubt.THIS, "sequence", "a packet without a number in a stream that is numbered")

@@ -183,16 +183,21 @@ def inject(packets: Iterable[FeedPacket], faults: Sequence[Fault], seed: int = 0
     triggers = [Trigger(fault, seed) for fault in faults if fault.kind not in ENCODER_KINDS]
     chance = random.Random(f"{seed}/bytes")
     losing = 0
-    late_s = 0.0
+    stalls: list[tuple[float, float]] = []  # newest capture time before it, length
+    newest_s = float("-inf")
     swapped: FeedPacket | None = None
     for number, original in enumerate(packets):
         packet = original
         kinds: list[Fault] = []
         if number:
             kinds = [t.fault for t in triggers if t.due(original.release_s)]
-        late_s += sum(f.for_s for f in kinds if f.kind == "stall")
-        if late_s:
-            packet = replace(packet, release_s=packet.release_s + late_s, capture_s=packet.capture_s + late_s)
+        stalls += [(newest_s, f.for_s) for f in kinds if f.kind == "stall"]
+        newest_s = max(newest_s, original.capture_s)
+        if stalls:
+            # A B-picture published after the stall may have been taken before it: its time must not pass its successors'.
+            late_s = sum(for_s for before_s, for_s in stalls if original.capture_s > before_s)
+            release_s = original.release_s + sum(for_s for _, for_s in stalls)
+            packet = replace(packet, release_s=release_s, capture_s=original.capture_s + late_s)
         losing = max([losing, *(f.amount for f in kinds if f.kind == "missing")])
         packet, twice, swap = _apply(packet, kinds, chance)
         if losing:

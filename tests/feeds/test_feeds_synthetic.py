@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import av
 import crc32c
 import numpy as np
@@ -144,3 +146,13 @@ def test_wrong_addresses_are_one_clear_error(address, error, words):
     with pytest.raises(error, match=words) as raised:
         open_feed(address)
     assert "\n" not in str(raised.value)
+
+
+def test_times_rise_across_a_stall_in_the_order_pictures_are_shown():
+    """With B-frames the packet before a stall is shown after some that are published after it."""
+    address = "synthetic://64x48@30?gop=30&bframes=2&frames=120&faults=stall@1s+2s"
+    shown = sorted(synthetic_packets(parse_synthetic(address)), key=lambda p: p.frame)
+    times = [p.capture_s for p in shown]
+    assert any("stall" in p.faults for p in shown)
+    assert all(b > a for a, b in itertools.pairwise(times))
+    assert times[-1] - times[0] > 119 / 30 + 3

@@ -852,6 +852,23 @@ def test_what_a_killed_member_held_is_redelivered(folder: Path) -> None:
         assert r.stats().reaped == 1 and r.check() == []
 
 
+def test_short_time_outs_find_the_dead_too(folder: Path) -> None:
+    """A caller that comes back with time-outs far below the heartbeat never sleeps a whole slice."""
+    with ring.create(small(slots=32)) as r, r.producer() as p, r.member("g") as m:
+        child = spawn("m = r.member('g'); x = m.take(20); print(x.offset, flush=True); time.sleep(60)")
+        p.put(b"only")
+        if (mine := m.take(0)) is not None:
+            mine.nack()  # the child shall have it
+        assert child.stdout.readline() == "0\n"
+        child.kill()
+        child.communicate()
+        deadline, lease = time.monotonic() + 10, None
+        while lease is None and time.monotonic() < deadline:
+            lease = m.take(0.005)
+        assert lease is not None and lease.redelivered
+        lease.ack()
+
+
 def test_a_killed_producers_claim_becomes_a_tombstone(folder: Path) -> None:
     with ring.create(small()) as r, r.producer() as p, r.member("g") as m, r.reader() as lossy:
         child = spawn("p = r.producer(); c = p.claim(10); print('claimed', flush=True); time.sleep(60)")

@@ -261,10 +261,14 @@ static int sleep_on_all(Armed *armed, Py_ssize_t n, int64_t deadline)
     Py_BEGIN_ALLOW_THREADS
     e = cx_futex_wait_any(words, (uint32_t)n, slice > 0 ? slice : 0);
     Py_END_ALLOW_THREADS
-    if (e == ETIMEDOUT && whole)
+    if (e == ETIMEDOUT)
         for (Py_ssize_t i = 0; i < n; i++) {
             Armed *x = &armed[i];
             cx_att *a = x->member ? x->member->att->a : x->reader->att->a;
+            if (!whole) {
+                cx_short_slice_passed(a);
+                continue;
+            }
             bool quiet = cx_head(a) == LDA(a->ctl->published);
             if (x->member) quiet = quiet && LD(a->groups[x->member->m.group].done) == LD(a->groups[x->member->m.group].next);
             cx_wait_expired(a, &x->w, quiet);

@@ -91,7 +91,16 @@ bool cx_deadline(PyObject *timeout, int64_t *deadline)
     return true;
 }
 
-int cx_sleep(const cx_att *a, cx_wait *w, int64_t deadline, bool backs_off)
+/* A caller that comes back again and again with time-outs below the heartbeat never sleeps a whole slice; somebody must look all the same. */
+void cx_short_slice_passed(cx_att *a)
+{
+    int64_t now = cx_now_ns(), last = LD(a->reaped_ns);
+    if (now - last < (int64_t)a->super.heartbeat_ns) return;
+    ST(a->reaped_ns, now);
+    cx_reap(a);
+}
+
+int cx_sleep(cx_att *a, cx_wait *w, int64_t deadline, bool backs_off)
 {
     int64_t slice = w->max_ns;
     bool whole = true;
@@ -108,7 +117,10 @@ int cx_sleep(const cx_att *a, cx_wait *w, int64_t deadline, bool backs_off)
     e = cx_futex_wait(w->addr, w->value, slice);
     Py_END_ALLOW_THREADS
     if (e == EINTR) return PyErr_CheckSignals();
-    if (e == ETIMEDOUT && whole) cx_wait_expired(a, w, backs_off);
+    if (e == ETIMEDOUT && whole)
+        cx_wait_expired(a, w, backs_off);
+    else if (e == ETIMEDOUT)
+        cx_short_slice_passed(a);
     return 0;
 }
 

@@ -84,6 +84,7 @@ typedef struct cx_att {
     uint32_t desc_stride, me, slot;
     bool one_writer, fixed;
     uint32_t chunk; /* records by which the tail moves ahead of need */
+    int64_t reaped_ns; /* when a call with a short time-out last looked for the dead */
     char *path;
 } cx_att;
 

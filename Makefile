@@ -32,8 +32,8 @@ test-here: dev
 test-others:
 	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	scripts/other-pythons $$version | while read -r v path; do \
-	    scripts/setup-venv $$path $(VENV)-$$v requirements-dev.txt && \
-	    (cd tests && COMUX_TEST_INSTALLED=1 ../$(VENV)-$$v/bin/pytest -q -p no:cacheprovider -m "core and not torture") || exit 1; \
+	    (scripts/setup-venv $$path $(VENV)-$$v requirements-dev.txt && cd tests && \
+	        COMUX_TEST_INSTALLED=1 ../$(VENV)-$$v/bin/pytest -q -p no:cacheprovider -m "core and not torture") </dev/null || exit 1; \
 	done
 
 check: dev  ## style, types, layers, C warnings as errors

@@ -24,6 +24,24 @@ settings.register_profile("new", database=None)
 settings.load_profile("new" if "COMUX_TORTURE_SECONDS" in os.environ else "same")
 
 
+# What runs on the other interpreters too: the C code's binding, the engines, and the way of a picture from end to end.
+CORE = (
+    "ring/test_ring_basics",
+    "transport/",
+    "decoders/",
+    "test_headers",
+    "test_lifecycle",
+    "multiplexer/test_multiplexer_video",
+    "cli/test_cli_examples",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(CORE):
+            item.add_marker(pytest.mark.core)
+
+
 def pytest_report_header() -> str:
     return f"comux {comux.__version__} from {Path(comux.__file__).parent}"
 

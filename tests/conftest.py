@@ -38,7 +38,7 @@ CORE = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.nodeid.startswith(CORE):
+        if item.nodeid.removeprefix("tests/").startswith(CORE):
             item.add_marker(pytest.mark.core)
 
 

@@ -23,6 +23,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -152,6 +153,14 @@ class VictimServer:
             raise TimeoutError(f"victim {pid} was still alive after {timeout} s")
         return Death(pid, answer["signal"], answer["code"])
 
+    def wait_any(self, timeout: float) -> Death | None:
+        """The next victim that ends within ``timeout`` seconds; ``None`` where none does."""
+        answer = self._ask({"do": "wait any", "timeout": timeout})
+        if answer["pid"] == 0:
+            return None
+        self._alive.discard(answer["pid"])
+        return Death(answer["pid"], answer["signal"], answer["code"])
+
     def run(self, job: Job, timeout: float = 20.0) -> Death:
         """``start`` and ``wait``."""
         return self.wait(self.start(job), timeout)
@@ -203,6 +212,24 @@ def _victim(job: dict[str, Any]) -> None:
     os._exit(code)
 
 
+def _fate(status: int) -> dict[str, int]:
+    killed = os.WIFSIGNALED(status)
+    return {"signal": os.WTERMSIG(status) if killed else 0, "code": 0 if killed else os.WEXITSTATUS(status)}
+
+
+def _wait_any(timeout: float, children: set[int]) -> dict[str, Any]:
+    """SIGCHLD is blocked in the server, so one that comes between the look and the wait is not missed."""
+    deadline = time.monotonic() + timeout
+    while children:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            children.discard(pid)
+            return {"pid": pid, **_fate(status)}
+        if signal.sigtimedwait({signal.SIGCHLD}, max(0.0, deadline - time.monotonic())) is None:
+            break
+    return {"pid": 0}
+
+
 def _wait(pid: int, timeout: float) -> dict[str, Any]:
     late = False
     fd = os.pidfd_open(pid)
@@ -213,12 +240,7 @@ def _wait(pid: int, timeout: float) -> dict[str, Any]:
     finally:
         os.close(fd)
     _, status = os.waitpid(pid, 0)
-    killed = os.WIFSIGNALED(status)
-    return {
-        "signal": os.WTERMSIG(status) if killed else 0,
-        "code": 0 if killed else os.WEXITSTATUS(status),
-        "late": late,
-    }
+    return {"late": late, **_fate(status)}
 
 
 def _start(job: dict[str, Any], children: set[int]) -> dict[str, Any]:
@@ -226,6 +248,7 @@ def _start(job: dict[str, Any], children: set[int]) -> dict[str, Any]:
     if pid == 0:
         os.close(0)
         os.dup2(2, 1)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         _victim(job)
     children.add(pid)
     return {"pid": pid}
@@ -236,10 +259,12 @@ def _serve() -> None:
     from comux.testing import ring_scenarios
 
     assert ring_scenarios.SCENARIOS
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     children: set[int] = set()
     answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "start": lambda q: _start(q["job"], children),
         "wait": lambda q: _wait(q["pid"], q["timeout"]),
+        "wait any": lambda q: _wait_any(q["timeout"], children),
         "failpoints": lambda q: {"names": list(ring.failpoints())},
     }
     for line in sys.stdin:

@@ -287,5 +287,8 @@ SCENARIOS: dict[str, Callable[[Context], None]] = {
 
 
 def run(job: dict[str, Any], journal: Journal) -> None:
-    """Run the scenario ``job`` names."""
-    SCENARIOS[job["scenario"]](Context(job, journal))
+    """Run the scenario, or the role in the torture, that ``job`` names."""
+    from comux.testing.ring_roles import ROLES
+
+    name = job["scenario"]
+    (SCENARIOS.get(name) or ROLES[name])(Context(job, journal))

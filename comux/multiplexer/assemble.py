@@ -22,6 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import numpy.typing as npt
 
 from comux.decoders.pool import ArrayPool
@@ -95,6 +96,7 @@ class Assembler:
         self._turn: object | None = None
         self._turn_over = threading.Condition(hub.lock)
         self._workers: ThreadPoolExecutor | None = None
+        self._workers_lock = threading.Lock()  # ``single`` and ``close`` come beside ``batch``
         self._returned_ns = 0
         self.closed = False
 
@@ -146,7 +148,8 @@ class Assembler:
         with self._hub.lock:
             self.closed = True
             self._hub.arrived.notify_all()
-        workers, self._workers = self._workers, None
+        with self._workers_lock:
+            workers, self._workers = self._workers, None
         if workers is not None:
             workers.shutdown(wait=True)
 
@@ -172,13 +175,18 @@ class Assembler:
                         claim.source.store.give_back(claim.entries[-1])
                         claim.entries.pop()
             raise
+        finally:
+            for source in sources:
+                source.acknowledge()
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
     def _wait(self, sources: Sequence[Source], wanted: Wanted) -> set[Source]:
         """Wait (``hub.lock`` held) until the batch is complete; returns the sources whose picture is to be claimed."""
+        first_ns: int | None = None  # by our own watch: in ``freshest`` the first picture may be pushed out meanwhile
         while True:
             ready = self._ready(sources, wanted)
+            first_ns = self._first_ns(ready, first_ns)
             if self.closed:
                 raise ClosedError("this Comux was closed while get_batch waited")
             if any(source.removed or source.replaced for source in sources):
@@ -190,7 +198,7 @@ class Assembler:
             until = wanted.deadline
             if ready and len(ready) >= min(wanted.min_items, len(ready.union(live))):
                 complete = all(source in ready or source.state is not State.RUNNING for source in live)
-                window_end = self._window_end(ready, wanted)
+                window_end = self._window_end(ready, first_ns, wanted)
                 if complete or now >= window_end:
                     return ready
                 until = window_end if until is None else min(until, window_end)
@@ -198,13 +206,20 @@ class Assembler:
                 return ready
             self._hub.arrived.wait(None if until is None else max(0.0, until - now))
 
-    def _window_end(self, ready: set[Source], wanted: Wanted) -> float:
+    @staticmethod
+    def _first_ns(ready: set[Source], before: int | None) -> int | None:
+        """When the first picture of this call was there; ``None``: there is none (any more)."""
+        oldest = [entry.stored_ns for source in ready if (entry := source.store.oldest()) is not None]
+        if not oldest:
+            return None
+        return min(oldest) if before is None else min(before, *oldest)
+
+    def _window_end(self, ready: set[Source], first_ns: int | None, wanted: Wanted) -> float:
         window = wanted.window
         if window is None:
             periods = [p for source in ready if (p := source.pictures.period_ns) is not None]
             window = min([WINDOW_MOST, *(period / 1e9 for period in periods)])
-        oldest = [entry.stored_ns for source in ready if (entry := source.store.oldest()) is not None]
-        return max(min(oldest), self._returned_ns) / 1e9 + window
+        return max(first_ns or 0, self._returned_ns) / 1e9 + window
 
     @staticmethod
     def _ready(sources: Sequence[Source], wanted: Wanted) -> set[Source]:
@@ -226,12 +241,20 @@ class Assembler:
     def _convert(self, claims: Sequence[_Claim]) -> npt.NDArray[Any] | None:
         """Fill in the arrays; returns the block they are rows of, where there is one."""
         rows = [(row, claim, claim.entries[0]) for row, claim in enumerate(claims) if claim.entries]
-        todo = [(row, claim, entry) for row, claim, entry in rows if entry.picture is not None]
         for _, claim, entry in rows:
             claim.array = entry.array
+        todo: list[tuple[int, _Claim, Entry]] = []
+        specs: list[tuple[tuple[int, ...], np.dtype[Any]]] = []
+        for row, claim, entry in rows:
+            if entry.picture is None:
+                continue
+            try:
+                specs.append(entry.picture.array_spec())
+                todo.append((row, claim, entry))
+            except Exception as exc:  # noqa: BLE001 - as in ``_convert_one``
+                claim.trouble = f"{type(exc).__name__}: {exc}"
         if not todo:
             return None
-        specs = [entry.picture.array_spec() for _, _, entry in todo if entry.picture is not None]
         block = None
         if len(todo) == len(rows) and all(spec == specs[0] for spec in specs):
             shape, dtype = specs[0]
@@ -243,19 +266,25 @@ class Assembler:
         return block
 
     def _run(self, jobs: Sequence[tuple[_Claim, Entry, npt.NDArray[Any]]]) -> None:
-        if len(jobs) < 2 or jobs[0][2].nbytes < _PARALLEL_BYTES:
-            for job in jobs:
-                _convert_one(*job)
-            return
-        if self._workers is None:
-            count = min(4, os.cpu_count() or 1)
-            self._workers = ThreadPoolExecutor(count, thread_name_prefix="comux-convert")
-        futures: list[Future[None]] = [self._workers.submit(_convert_one, *job) for job in jobs[1:]]
+        futures: list[Future[None]] = []
+        if len(jobs) > 1 and jobs[0][2].nbytes >= _PARALLEL_BYTES:
+            futures = self._submit(jobs[1:])
         try:
-            _convert_one(*jobs[0])
+            for job in jobs[: len(jobs) - len(futures)]:
+                _convert_one(*job)
         finally:
             for future in futures:
                 future.result()
+
+    def _submit(self, jobs: Sequence[tuple[_Claim, Entry, npt.NDArray[Any]]]) -> list[Future[None]]:
+        """Hand jobs to the threads, which the first call starts; none where ``close`` has ended them."""
+        with self._workers_lock:
+            if self.closed:
+                return []
+            if self._workers is None:
+                count = min(4, os.cpu_count() or 1)
+                self._workers = ThreadPoolExecutor(count, thread_name_prefix="comux-convert")
+            return [self._workers.submit(_convert_one, *job) for job in jobs]
 
     # -- handing over ----------------------------------------------------------------------------------------------
 

@@ -381,24 +381,43 @@ class Core:
             elif set(changes) <= LIVE_CHANGES:
                 source.set_rate(options.rate)
             else:
-                self._replace(source, options)
+                self._replace(source, options, paused=options.paused if "paused" in changes else None)
         self.events.emit("source.updated", ", ".join(sorted(changes)) or "nothing", source=key)
         return options
 
-    def _replace(self, old: Source, options: SourceOptions, consumer: Consumer | None = None) -> Source:
-        old.replaced = True
-        old.stop("updated")
-        old.join(_JOIN)
+    def _replace(
+        self, old: Source, options: SourceOptions, consumer: Consumer | None = None, *, paused: bool | None = None
+    ) -> Source:
+        """End one source's thread, and go on with another's. The table has the new one before the old one's end is
+        waited for: a loop that met the old one there would not wait, but turn and turn."""
         same = (old.options.consume_topic, old.options.address) == (options.consume_topic, options.address)
         new = self._source(
             options,
             account=old.account,
-            position=old.position if same and consumer is None else None,
             consumer=consumer,
+            retained=old.retained,
+            finite=old.known_finite if same and old.options.on_end == options.on_end else None,
+            paused=old.paused if paused is None else paused,
         )
+        old.replaced = True
         self._swap([new if source is old else source for source in self.table.sources])
-        new.start()
+        try:
+            old.stop("updated")
+            self._join(old)
+        finally:
+            if same and consumer is None:
+                new.intake.position = old.position
+            new.start()
         return new
+
+    def _join(self, source: Source) -> None:
+        if not source.join(_JOIN):
+            self.events.emit(
+                "source.stuck",
+                f"its thread did not end within {_JOIN} s",
+                source=str(source.cam_id),
+                level=logging.ERROR,
+            )
 
     def replace_consumer(self, cam_id: CamId, consumer: Consumer) -> None:
         """Read a source from another consumer from now on."""
@@ -433,10 +452,8 @@ class Core:
                     self.table = Table(tuple(other for other in self.table.sources if other is not source))
                     self._past.setdefault(key, (source.cam_id, []))[1].append(source.account)
                 source.stop("removed")
-        if source is not None and not source.join(_JOIN):
-            self.events.emit(
-                "source.stuck", f"its thread did not end within {_JOIN} s", source=key, level=logging.ERROR
-            )
+        if source is not None:
+            self._join(source)
         self.events.emit("source.deleted", "no longer read", source=key)
 
     def emit(self, cam_id: CamId, record: Record, headers: Mapping[str, Any] | None) -> ResultFuture:
@@ -451,7 +468,7 @@ class Core:
         try:
             self.emitter.offer(cam_id, record, encoded, future)
         except BaseException:
-            self.results.cancel()
+            self.results.cancel(future)
             raise
         return future
 
@@ -500,13 +517,7 @@ class Core:
             for source in self.table.sources:
                 source.stop("closed")
             for source in self.table.sources:
-                if not source.join(_JOIN):
-                    self.events.emit(
-                        "source.stuck",
-                        f"its thread did not end within {_JOIN} s",
-                        source=str(source.cam_id),
-                        level=logging.ERROR,
-                    )
+                self._join(source)
             for key in list(self._connected):
                 self.drop_connected(key)
             if self.emitter is not None:

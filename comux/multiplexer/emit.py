@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from comux.errors import ComuxError, NotRetainedError
+from comux.errors import NotRetainedError
 from comux.multiplexer.results import ResultFuture, Results
 from comux.multiplexer.retention import record_bytes
 from comux.options import CamId
@@ -152,7 +152,7 @@ class Emitter:
                 self._results.pass_on(cam_id, address, topic, record)
             else:
                 self._results.publish(address, topic, record, pending.headers, pending.future)
-        except ComuxError as exc:
+        except Exception as exc:  # noqa: BLE001 - one packet must not end the thread of all
             if pending.future is not None:
                 self._results.settle(pending.future, None, exc)
             else:

@@ -34,11 +34,12 @@ class Intake:
         account: The source's books.
         queue_bytes: Bytes read ahead at most.
         received: Called with every packet in offset order.
-        position: Offset to go on at; ``None`` before the first packet.
+        position: Offset to go on at; ``None`` where none is known.
 
     Attributes:
         consumer: ``None`` while there is none.
-        position: Offset after the newest packet read.
+        position: Offset after the newest packet read (or jumped to); ``None`` before there was a consumer, and in a
+            group before the first packet.
         arrivals: Measures the packets' rate.
         last_ns: Monotonic nanoseconds of the newest packet, or of the start.
     """
@@ -158,8 +159,8 @@ class Intake:
     def jump(self, target: int) -> None:
         """Go on at ``target``, which lies ahead; what is passed over is counted ``jumped``."""
         while self._queue and self._queue[0].offset < target:
-            self._queue.popleft()
             self._account.drop(PLACE, "jumped")
+            self._queue.popleft()
         if not self._queue:
             consumer = self.open()
             ahead = target - consumer.position()
@@ -167,11 +168,30 @@ class Intake:
                 consumer.seek(target)
                 self._account.skip("jumped", ahead)
                 self._expected_skip = ahead
+                self.position = target
 
     def drop_queue(self, cause: str) -> None:
         """Give up what was read ahead."""
         self._account.drop(PLACE, cause, len(self._queue))
         self._queue.clear()
+
+    def forget(self, cause: str) -> None:
+        """Another stream begins under the same name: no offset of the old one means anything any more."""
+        self.drop_queue(cause)
+        self.position = self._start_ahead = None
+
+    def adopt(self, consumer: Consumer) -> None:
+        """Read from ``consumer`` from now on. Its place is ours even before a packet came: whoever opens the next
+        consumer must not begin at another "end"."""
+        self.consumer = consumer
+        self._expected_skip = 0
+        self.take_place(consumer)
+
+    def take_place(self, consumer: Consumer) -> None:
+        """See ``adopt``. Nothing where the place is known, or kept by a group."""
+        if self.position is None and consumer.group is None:
+            with contextlib.suppress(ComuxError):  # several topics, or closed: reading will tell
+                self.position = consumer.position()
 
     def wakeup(self) -> None:
         """Make a waiting ``next`` return. From any thread."""

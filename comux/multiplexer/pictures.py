@@ -21,6 +21,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -58,6 +59,8 @@ class Entry:
 
     Attributes:
         record: Its packet.
+        packet: The record that the books know: as the consumer handed it, which is another one than ``record`` where
+            frames are shared.
         identity: Of the packet.
         degraded: Decoded across damage.
         decoded_ns: Monotonic nanoseconds at which the decoder gave it out.
@@ -76,6 +79,7 @@ class Entry:
     picture: Picture | None
     array: npt.NDArray[Any] | None
     counted: bool = True
+    packet: Record | None = None
     stored_ns: int = field(default_factory=time.monotonic_ns)
 
 
@@ -88,6 +92,10 @@ class PictureStore:
         mode: See the module.
         max_bytes: Most bytes waiting in ``every_frame``; one picture is always let in.
         max_pictures: Most pictures waiting in ``every_frame``.
+
+    Attributes:
+        left: Called with the packet of every picture that was delivered or dropped, but for those that still wait when
+            the store closes. Must be short: ``hub.lock`` is held.
     """
 
     def __init__(
@@ -107,6 +115,8 @@ class PictureStore:
         self.mode: StoreMode = mode
         self.max_bytes = max_bytes
         self.max_pictures = max_pictures
+        self.left: Callable[[Record], None] | None = None
+        self._closed_by = "removed"
         self.blocked = False  #: a source's thread waits for room
 
     def __len__(self) -> int:
@@ -171,7 +181,7 @@ class PictureStore:
     def give_back(self, entry: Entry) -> None:
         """Undo ``claim``."""
         if self._closed:
-            self._forget(entry, "removed")
+            self._forget(entry, self._closed_by, back=True)
         elif not self._entries or self._entries[0] is not entry:
             self._entries.appendleft(entry)
             self._hub.arrived.notify_all()
@@ -180,6 +190,7 @@ class PictureStore:
         """A claimed picture is delivered: counted, and there is room."""
         if entry.counted:
             self._account.deliver(PLACE)
+            self._tell(entry)
         self._room.notify()
 
     def spoil(self, entry: Entry, cause: str) -> None:
@@ -210,11 +221,17 @@ class PictureStore:
 
     def close(self, cause: str) -> None:
         """Drop everything with ``cause`` and let go a thread that waits for room."""
-        self._closed = True
+        self._closed, self._closed_by = True, cause
         while self._entries:
-            self.drop_oldest(cause)
+            self._forget(self._entries.popleft(), cause, back=True)
         self._room.notify_all()
 
-    def _forget(self, entry: Entry, cause: str) -> None:
+    def _forget(self, entry: Entry, cause: str, *, back: bool = False) -> None:
         if entry.counted:
             self._account.drop(PLACE, cause)
+            if not back:
+                self._tell(entry)
+
+    def _tell(self, entry: Entry) -> None:
+        if self.left is not None and entry.packet is not None:
+            self.left(entry.packet)

@@ -71,6 +71,7 @@ class ResultFuture(SendFuture):
     def __init__(self, cam_id: CamId, index: int) -> None:
         self.cam_id = cam_id
         self.index = index
+        self.left = False  #: its place in flight was given back; guarded by ``Results``' lock
         self._inner: concurrent.futures.Future[int | None] = concurrent.futures.Future()
 
     def done(self) -> bool:
@@ -174,9 +175,9 @@ class Results:
         self._enter()
         return headers, ResultFuture(cam_id, record.offset)
 
-    def cancel(self) -> None:
-        """Give back the place that ``begin`` took."""
-        self._leave(None)
+    def cancel(self, future: ResultFuture) -> None:
+        """Give back the place that ``begin`` took, unless its fate is known: an interrupt may come after that."""
+        self._leave(future, "refused")
 
     def send(
         self, cam_id: CamId, address: str, topic: str, record: Record, results: Mapping[str, Any] | None
@@ -192,22 +193,24 @@ class Results:
         try:
             self.publish(address, topic, record, headers, future)
         except BaseException:
-            self.cancel()
+            self.cancel(future)
             raise
         return future
 
     def pass_on(self, cam_id: CamId, address: str, topic: str, record: Record) -> None:
-        """Re-emit ``record`` without results (``emit="all"``).
+        """Re-emit ``record`` without results (``emit="all"``). Does not wait for a place in flight: those that are
+        taken may be of results behind this very record.
 
         Raises:
             ComuxError: it cannot be published; it is counted ``refused``.
         """
         headers = self.headers(cam_id, record, None)
-        self._enter()
+        self._enter(wait=False)
+        future = ResultFuture(cam_id, record.offset)
         try:
-            self.publish(address, topic, record, headers, ResultFuture(cam_id, record.offset))
+            self.publish(address, topic, record, headers, future)
         except BaseException:
-            self.cancel()
+            self.cancel(future)
             raise
 
     def publish(self, address: str, topic: str, record: Record, headers: Headers, future: ResultFuture) -> None:
@@ -232,10 +235,10 @@ class Results:
 
     # -- flight ----------------------------------------------------------------------------------------------------
 
-    def _enter(self) -> None:
+    def _enter(self, *, wait: bool = True) -> None:
         deadline = time.monotonic() + self.limits.send_timeout
         with self._lock:
-            while self._in_flight >= self.limits.max_in_flight and not self._closed:
+            while wait and self._in_flight >= self.limits.max_in_flight and not self._closed:
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._done.wait(left):
                     raise WaitTimeoutError(
@@ -247,12 +250,14 @@ class Results:
             self._in_flight += 1
             self._account.receive("in_flight")
 
-    def _leave(self, cause: str | None) -> None:
+    def _leave(self, future: ResultFuture, cause: str) -> None:
+        """Delivered, or dropped with ``cause``; only the first time."""
         with self._lock:
+            if future.left:
+                return
+            future.left = True
             self._in_flight -= 1
-            if cause is None:
-                self._account.drop("in_flight", "refused")
-            elif cause:
+            if cause:
                 self._account.drop("in_flight", cause)
             else:
                 self._account.deliver("in_flight")
@@ -271,13 +276,13 @@ class Results:
             with self._lock:
                 if len(self._failures) < _FAILURES_KEPT:
                     self._failures.append((where, error))
-            self._leave("failed")
+            self._leave(future, "failed")
             future.settle(None, failure)
             self._events.emit(
                 "results.failed", str(failure), source=str(future.cam_id), level=logging.WARNING, index=future.index
             )
             return
-        self._leave("" if offset is not None else "full")
+        self._leave(future, "" if offset is not None else "full")
         future.settle(offset)
 
     def raise_failures(self) -> None:
@@ -321,6 +326,8 @@ class Results:
         with self._open_lock:
             producer = self._outlets.get((address, topic))
             if producer is None:
+                if self._closed:
+                    raise ClosedError("this Comux is closed; results can no longer be sent")
                 broker = self._broker(address)
                 try:
                     broker.topic(topic)

@@ -50,6 +50,11 @@ class Retention:
                 self._bytes -= self._kept.popleft()[1]
                 self._forgotten += 1
 
+    def limit(self, *, maxlen: int, max_bytes: int) -> None:
+        """Other limits from the next packet on."""
+        with self._lock:
+            self._maxlen, self._max_bytes = maxlen, max_bytes
+
     def get(self, index: int, epoch: int | None = None) -> Record:
         """The packet at offset ``index`` (of ``epoch``; else the newest of that offset).
 

@@ -15,6 +15,9 @@ Drop causes: ``lapped`` (the topic overwrote it), ``jumped``, ``lag`` (both lag 
 (batch), ``failed`` (in a decoder that was given up), ``removed`` and ``closed`` (still waiting when the source or the
 manager ended).
 
+**Groups.** A member of a group acknowledges a packet when it left the books (``acks``): what waits when the source ends
+or dies comes again. So a finite source keeps its consumer until its last picture was taken.
+
 **Ends.** ``stop`` sets a flag, closes the store, wakes the consumer and joins. The thread that opened the consumer
 closes it.
 """
@@ -36,6 +39,7 @@ from comux.errors import (
     UnknownTopicError,
     UnsupportedError,
 )
+from comux.multiplexer.acks import Acks
 from comux.multiplexer.intake import Intake
 from comux.multiplexer.lag import DEFAULT_RECORDS, LagLimits, LagRule, Step
 from comux.multiplexer.pacing import PeriodMeter, RateLimiter
@@ -66,6 +70,9 @@ class Source:
         consumer: An open consumer to begin with (closed by the source), or ``None``.
         account: Books to go on with, where the source replaces an earlier one.
         position: Offset to go on at, likewise.
+        retained: Packets that stay sendable, likewise.
+        finite: Whether it ends, where that is known already.
+        paused: Begin paused; ``None``: by the settings.
 
     ``options``, ``account``, ``store``, ``retained`` and the figures may be read from any thread.
     """
@@ -79,15 +86,19 @@ class Source:
         consumer: Consumer | None = None,
         account: Account | None = None,
         position: int | None = None,
+        retained: Retention | None = None,
+        finite: bool | None = None,
+        paused: bool | None = None,
     ) -> None:
         assert options.consume_topic is not None and options.address is not None
         self.options = options
         self.cam_id: CamId = options.cam_id
         self.topic: str = options.consume_topic
         self.account = account if account is not None else Account()
-        self.finite = options.on_end == "stop"
+        self.finite = options.on_end == "stop" if finite is None else finite
         self.store = PictureStore(around.hub, self.account, self.own_mode, max_bytes=options.store_bytes)
-        self.retained = Retention(options.cam_id, maxlen=options.maxlen, max_bytes=options.retain_bytes)
+        self.retained = Retention(options.cam_id) if retained is None else retained
+        self.retained.limit(maxlen=options.maxlen, max_bytes=options.retain_bytes)
         self.state = State.STARTING
         self.reason = "not started"
         self.since_ns = time.monotonic_ns()
@@ -113,9 +124,13 @@ class Source:
         self._hub = around.hub
         self._sharer = sharer
         self._adopted = consumer
+        if consumer is not None:
+            self.intake.take_place(consumer)
+        self._acks: Acks | None = None
         self._decoder: Decoder | None = None
         self._converting = True
         self._in_decoder = 0
+        self._finite_known = finite is not None
         self._first_try = True
         self._made_anew = False
         self._progress = False
@@ -124,7 +139,7 @@ class Source:
         self._rule = LagRule(self._limits())
         self._stopping = False
         self._cause = "removed"
-        self._pause = options.paused
+        self._pause = options.paused if paused is None else paused
         self._wake = threading.Event()
 
     # -- what the manager asks -------------------------------------------------------------------------------------
@@ -168,7 +183,26 @@ class Source:
                 return
             self._pause = False
         self._set_state(State.RUNNING if self.pictures.period_ns else State.STARTING, "resumed")
-        self._wake.set()
+        self._epoch_over = False  # an end is seen, and said, again
+        self._nudge()
+
+    @property
+    def paused(self) -> bool:
+        """Whether it was told to pause."""
+        return self._pause
+
+    @property
+    def known_finite(self) -> bool | None:
+        """Whether it ends; ``None`` before that is known."""
+        return None if self._first_try and not self._finite_known else self.finite
+
+    def acknowledge(self) -> None:
+        """Members of a group: acknowledge what was delivered or dropped. Outside of ``hub.lock``; any thread."""
+        acks = self._acks
+        if acks is not None:
+            acks.flush()
+            if self.finished:
+                self._wake.set()  # its thread may wait for the last one
 
     def set_rate(self, rate: float | None) -> None:
         """Deliver at most ``rate`` pictures per second from now on."""
@@ -227,6 +261,8 @@ class Source:
             old = self.state
             if self._pause and state not in (State.PAUSED, State.ENDED, State.FAILED):
                 return
+            if self.finished and state not in (State.ENDED, State.FAILED):
+                return  # pause and resume do not revive it
             if (old, self.reason) == (state, reason):
                 return
             self.state, self.reason, self.since_ns = state, reason, time.monotonic_ns()
@@ -275,22 +311,32 @@ class Source:
             _log.exception("source %r failed and will be tried again", self.cam_id)
             self._set_state(State.FAILED, f"{type(exc).__name__}: {exc}", level=logging.ERROR)
             self._give_up_decoder("failed")
-        self.intake.close()
+        self._close_intake()
         return self._stopping
+
+    def _close_intake(self) -> None:
+        self.acknowledge()
+        self._acks = None
+        self.intake.close()
 
     def _open(self) -> None:
         options = self.options
         consumer, self._adopted = self._adopted, None
+        if consumer is not None:
+            self.intake.adopt(consumer)  # first of all, so that it is closed whatever happens
         broker = self._around.broker(options)
         info = broker.topic(self.topic)
         if self._first_try:
-            self.finite = is_finite(options, info)
+            if not self._finite_known:
+                self.finite = is_finite(options, info)
             with self._hub.lock:
                 self.store.set_mode(self.own_mode)
             self._rule.limits = self._limits()
         if consumer is None:
             consumer = open_consumer(options, broker, self._where_to_start(), finite=self.finite)
-        self.intake.consumer = consumer
+            self.intake.adopt(consumer)
+        self._acks = None if consumer.group is None else Acks(consumer)
+        self.store.left = self._left
         self._first_try = self._made_anew = False
         if self._decoder is None:
             threads = self._around.threads() if self.finite else 1
@@ -301,10 +347,8 @@ class Source:
         """A topic that was not there when the source started, or was made anew, is read from its beginning."""
         intake = self.intake
         if self._made_anew:
-            if intake.position is not None:
-                self._settle(self._decoder.reset("resync") if self._decoder else [])
-                intake.drop_queue("resync")
-            intake.position = None
+            self._settle(self._decoder.reset("resync") if self._decoder else [])
+            intake.forget("resync")
             self._rule.forget()
             return "beginning"
         return self.options.start if intake.position is None else intake.position
@@ -322,7 +366,18 @@ class Source:
             if record is not None:
                 self._feed(record)
             elif self.finished:
+                self._wait_until_taken()
                 return
+
+    def _wait_until_taken(self) -> None:
+        """The stream is over: a member of a group stays until its last packet is acknowledged."""
+        acks = self._acks
+        while acks is not None and not self._stopping:
+            self._wake.clear()
+            acks.flush()
+            if not acks.unfinished:
+                return
+            self._wake.wait()
 
     def _wait_while_paused(self) -> None:
         self._set_state(State.PAUSED, "paused")
@@ -360,12 +415,17 @@ class Source:
     def _idle(self) -> None:
         if self._epoch_over or self._stopping or self._pause:
             return
-        if not self.finite and self.intake.open().ended():
-            self._end(final=False)
+        if self.intake.open().ended():  # also of a finite source, whose topic ended after its consumer was opened
+            self._end(final=self.finite)
             return
         idle = self.intake.idle
-        if self.state is not State.STALLED and idle >= self._stall_after():
+        if idle < self._stall_after():
+            return
+        if self.state is not State.STALLED:
             self._set_state(State.STALLED, f"no packet for {idle:.1f} s", level=logging.WARNING)
+        if self._acks is not None and not self.store.blocked:
+            topic = self._around.broker(self.options).topic(self.topic)
+            self._acks.make_room(topic, self._around.events, self.cam_id)
 
     def _end(self, *, final: bool) -> None:
         """The epoch ended: the last pictures come out of the decoder."""
@@ -381,13 +441,15 @@ class Source:
                 self._hub.arrived.notify_all()
 
     def _feed(self, record: Record) -> None:
-        decoder, consumer = self._decoder, self.intake.open()
+        decoder, acks = self._decoder, self._acks
         assert decoder is not None
+        if acks is not None:
+            acks.took(record)
         self.account.move("queue", "decoder")
         self._in_decoder += 1
         self._settle(decoder.feed(record))
-        if consumer.group is not None:
-            consumer.commit()
+        if acks is not None:
+            acks.flush()
         if decoder.resyncing and self.state in (State.RUNNING, State.STALLED, State.ENDED, State.RECONNECTING):
             self._set_state(State.RESYNCING, self._resync_reason())
 
@@ -399,7 +461,7 @@ class Source:
     def _settle(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
             if outcome.picture is not None:
-                self._keep(outcome.picture, outcome.first)
+                self._keep(outcome.picture, outcome.record, outcome.first)
             elif outcome.first:
                 self._in_decoder -= 1
                 if outcome.cause == ABSORBED:
@@ -407,6 +469,7 @@ class Source:
                 else:
                     self._trouble(outcome)
                     self.account.drop("decoder", outcome.cause or "no_picture")
+                self._left(outcome.record)
 
     def _trouble(self, outcome: Outcome) -> None:
         cause = outcome.cause or "no_picture"
@@ -421,17 +484,24 @@ class Source:
             )
         self.last_trouble = cause
 
-    def _refuse(self, first: bool, cause: str) -> None:
+    def _left(self, record: Record) -> None:
+        """A packet left the books; any thread, also under ``hub.lock``."""
+        acks = self._acks
+        if acks is not None:
+            acks.left(record)
+
+    def _refuse(self, packet: Record, first: bool, cause: str) -> None:
         if first:
             self._in_decoder -= 1
             self.account.drop("decoder", cause)
+            self._left(packet)
 
-    def _keep(self, picture: Picture, first: bool) -> None:
+    def _keep(self, picture: Picture, packet: Record, first: bool) -> None:
         self._rule.gave_picture()
         self.size = (picture.width, picture.height)
         limiter = self._limiter
         if limiter is not None and not limiter.take(picture.record.timestamp_ns):
-            self._refuse(first, "rate")
+            self._refuse(packet, first, "rate")
             return
         array = None
         if self.store.mode == "every_frame" or self._sharer is not None:
@@ -440,7 +510,7 @@ class Source:
                 array = picture.to_array(out=self._around.pool.take(shape, dtype))
             except Exception as exc:  # noqa: BLE001 - a picture that cannot be converted is this source's own trouble
                 self._trouble(Outcome(picture.record, cause="decode_error", detail=f"{type(exc).__name__}: {exc}"))
-                self._refuse(first, "decode_error")
+                self._refuse(packet, first, "decode_error")
                 return
         if self._sharer is not None and array is not None:
             self._sharer.publish(picture, array)
@@ -454,9 +524,14 @@ class Source:
             picture if array is None else None,
             array,
             first,
+            packet,
         )
+        if first and self._acks is not None:
+            self._acks.stored(packet)
         if not self.store.put(entry, "decoder"):
-            self._refuse(first, self._cause)
+            if first:  # it comes again to whoever reads for the group next
+                self._in_decoder -= 1
+                self.account.drop("decoder", self._cause)
             return
         if first:
             self._in_decoder -= 1
@@ -469,6 +544,8 @@ class Source:
         decoder, self._decoder = self._decoder, None
         self.account.drop("decoder", cause, self._in_decoder)
         self._in_decoder = 0
+        if self._acks is not None and not self._stopping:
+            self._acks.give_up()
         if decoder is not None:
             try:
                 decoder.close()
@@ -507,7 +584,7 @@ class Source:
 
     def _finish(self) -> None:
         """The thread ends: nothing is held outside the picture store any more."""
-        self.intake.close()
+        self._close_intake()
         self.intake.drop_queue(self._cause)
         self._give_up_decoder(self._cause)
         if self._adopted is not None:

@@ -31,7 +31,46 @@ def publish(address: str, topic: str, source: str, **options: Any) -> None:
     note("report", **report.as_dict())
 
 
-PROGRAMS: dict[str, Callable[..., None]] = {f.__name__: f for f in (publish,)}
+def send(address: str, topic: str, count: int) -> None:
+    """A producer: notes each record when it is accepted."""
+    from comux import connect
+
+    with connect(address) as broker, broker.producer(topic) as producer:
+        for number in range(count):
+            note("sending", number=number)
+            offset = producer.send(b"victim %d " % number + b"x" * 200).result(20)
+            note("sent", number=number, offset=offset)
+
+
+def member(address: str, topic: str, group: str) -> None:
+    """A member of a group: notes what it takes, what it is about to acknowledge, and what it has acknowledged."""
+    from comux import connect
+
+    with connect(address) as broker, broker.consumer(topic, group=group, start="beginning") as consumer:
+        note("ready")
+        for record in consumer:
+            note("taken", offset=record.offset)
+            note("acking", offset=record.offset)
+            consumer.ack(record)
+            note("acked", offset=record.offset)
+
+
+def manager(address: str, cams: list[str], sends: bool = True, **settings: Any) -> None:
+    """A program with a loop: notes every picture, sends a result for each."""
+    from comux import Comux
+    from comux.feeds import read_marks
+
+    with Comux(cams, address=address, **settings) as cameras:
+        note("started")
+        for batch in cameras:
+            for item in batch.fresh:
+                marks = read_marks(item.array)
+                if sends:
+                    cameras.send(item, {"frame": marks and marks[1]})
+                note("item", cam=item.cam_id, index=item.index, epoch=item.identity.epoch, marks=marks)
+
+
+PROGRAMS: dict[str, Callable[..., None]] = {f.__name__: f for f in (publish, send, member, manager)}
 
 if __name__ == "__main__":
     _journal = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

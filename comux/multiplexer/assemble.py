@@ -116,7 +116,7 @@ class Assembler:
                 with self._hub.lock:
                     self._returned_ns = time.monotonic_ns()
                     self._turn = None
-                    self._turn_over.notify()
+                    self._turn_over.notify_all()  # one alone may be interrupted just then
 
     def _take_turn(self, token: object, wanted: Wanted) -> None:
         with self._hub.lock:

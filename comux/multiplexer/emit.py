@@ -5,8 +5,10 @@ every packet, in order, once.
 
 **Algorithm.** Every packet that a source receives is appended to its line. ``offer`` attaches results to a packet in
 line. One thread publishes the head of each line as soon as it has results, or has waited ``emit_wait`` seconds, or the
-line holds more than ``max_bytes``. Results for a packet that has left are refused with a clear error. Packets the
-source never received (lapped, jumped) are missing in the output too; ``comux-source`` shows where.
+line holds more than ``max_bytes``. Where the engine takes them more slowly than they come, the line grows to twice
+that, then its oldest are given up (event ``results.overflow``, their results fail). Results for a packet that has left
+are refused with a clear error. Packets the source never received (lapped, jumped) are missing in the output too;
+``comux-source`` shows where.
 
 **Ends.** ``close`` publishes what is in line, with the results it has by then.
 """
@@ -21,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from comux.errors import NotRetainedError
+from comux.errors import DeliveryError, NotRetainedError
 from comux.multiplexer.results import ResultFuture, Results
 from comux.multiplexer.retention import record_bytes
 from comux.options import CamId
@@ -83,10 +85,14 @@ class Emitter:
     def received(self, cam_id: CamId, record: Record) -> None:
         """A source received a packet; called in offset order from its thread."""
         size = record_bytes(record)
+        lost: list[_Pending] = []
         with self._lock:
             if self._closing:
                 return
             line = self._lines.setdefault(str(cam_id), _Line())
+            while line.pending and line.nbytes + size > 2 * self._max_bytes:
+                lost.append(line.pending.popleft())
+                line.nbytes -= lost[-1].nbytes
             line.pending.append(_Pending(cam_id, record, time.monotonic() + self._wait, size))
             line.nbytes += size
             if self._thread is None:
@@ -95,6 +101,22 @@ class Emitter:
                 self._thread.start()
             if len(line.pending) == 1 or line.nbytes > self._max_bytes:
                 self._changed.notify()
+        if lost:
+            self._overflow(cam_id, lost)
+
+    def _overflow(self, cam_id: CamId, lost: list[_Pending]) -> None:
+        first, last = lost[0].record.offset, lost[-1].record.offset
+        text = f"packets {first} to {last} were not emitted: the engine takes them more slowly than they come"
+        for pending in lost:
+            if pending.future is not None:
+                self._results.settle(pending.future, None, DeliveryError(text))
+        self._events.emit("results.overflow", text, source=str(cam_id), level=logging.WARNING, count=len(lost))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in line."""
+        with self._lock:
+            return sum(line.nbytes for line in self._lines.values())
 
     def offer(self, cam_id: CamId, record: Record, headers: Headers, future: ResultFuture) -> None:
         """Attach results to a packet in line.

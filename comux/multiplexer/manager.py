@@ -183,9 +183,7 @@ class Comux(Door):
         core = self._core
         with core.hub.lock:
             for source in core.table.sources:
-                wanted = source.auto_mode if mode == "auto" else mode
-                if source.store.mode != wanted:
-                    source.store.set_mode(wanted)
+                source.keep(mode)
 
     def get(self, cam_id: CamId, frame: bool = False) -> Item:
         """The source's next item as it is now; never waits.

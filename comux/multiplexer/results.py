@@ -71,6 +71,7 @@ class ResultFuture(SendFuture):
     def __init__(self, cam_id: CamId, index: int) -> None:
         self.cam_id = cam_id
         self.index = index
+        self.handed_over = False  #: to a producer; guarded likewise
         self.left = False  #: its place in flight was given back; guarded by ``Results``' lock
         self._inner: concurrent.futures.Future[int | None] = concurrent.futures.Future()
 
@@ -137,6 +138,7 @@ class Results:
         self._outlets: dict[tuple[str, str], Producer] = {}
         self._open_lock = threading.Lock()
         self._in_flight = 0
+        self._unpublished = 0  # of those, not handed to a producer yet
         self._failures: list[tuple[tuple[CamId, int], BaseException]] = []
         self._account = Account()
         self._closed = False
@@ -198,14 +200,14 @@ class Results:
         return future
 
     def pass_on(self, cam_id: CamId, address: str, topic: str, record: Record) -> None:
-        """Re-emit ``record`` without results (``emit="all"``). Does not wait for a place in flight: those that are
-        taken may be of results behind this very record.
+        """Re-emit ``record`` without results (``emit="all"``). Waits for a place in flight, but not for those of
+        results that are not published yet: they may stand in line behind this very record.
 
         Raises:
             ComuxError: it cannot be published; it is counted ``refused``.
         """
         headers = self.headers(cam_id, record, None)
-        self._enter(wait=False)
+        self._enter(behind=True)
         future = ResultFuture(cam_id, record.offset)
         try:
             self.publish(address, topic, record, headers, future)
@@ -215,6 +217,8 @@ class Results:
 
     def publish(self, address: str, topic: str, record: Record, headers: Headers, future: ResultFuture) -> None:
         """Hand one entered record to its producer; an engine that fails settles the future, a bad record raises."""
+        with self._lock:
+            self._hand_over(future)
         try:
             producer = self._outlet(address, topic)
             inner = producer.send(
@@ -235,10 +239,12 @@ class Results:
 
     # -- flight ----------------------------------------------------------------------------------------------------
 
-    def _enter(self, *, wait: bool = True) -> None:
+    def _enter(self, *, behind: bool = False) -> None:
         deadline = time.monotonic() + self.limits.send_timeout
         with self._lock:
-            while wait and self._in_flight >= self.limits.max_in_flight and not self._closed:
+            while not self._closed:
+                if self._in_flight - (self._unpublished if behind else 0) < self.limits.max_in_flight:
+                    break
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._done.wait(left):
                     raise WaitTimeoutError(
@@ -248,7 +254,13 @@ class Results:
             if self._closed:
                 raise ClosedError("this Comux is closed; results can no longer be sent")
             self._in_flight += 1
+            self._unpublished += 1
             self._account.receive("in_flight")
+
+    def _hand_over(self, future: ResultFuture) -> None:
+        if not future.handed_over:
+            future.handed_over = True
+            self._unpublished -= 1
 
     def _leave(self, future: ResultFuture, cause: str) -> None:
         """Delivered, or dropped with ``cause``; only the first time."""
@@ -256,6 +268,7 @@ class Results:
             if future.left:
                 return
             future.left = True
+            self._hand_over(future)
             self._in_flight -= 1
             if cause:
                 self._account.drop("in_flight", cause)

@@ -47,7 +47,7 @@ from comux.multiplexer.pictures import Entry, PictureStore, StoreMode
 from comux.multiplexer.retention import Retention, record_bytes
 from comux.multiplexer.shared import FrameSharer
 from comux.multiplexer.states import State, Surroundings, decoder_options, is_finite, open_consumer
-from comux.options import CamId, SourceOptions
+from comux.options import CamId, Mode, SourceOptions
 from comux.records import Record
 from comux.transport import Consumer, Start
 
@@ -95,6 +95,8 @@ class Source:
         self.cam_id: CamId = options.cam_id
         self.topic: str = options.consume_topic
         self.account = account if account is not None else Account()
+        self._asked_mode: Mode = options.mode
+        self.known_finite = finite  #: ``None`` before it is known
         self.finite = options.on_end == "stop" if finite is None else finite
         self.store = PictureStore(around.hub, self.account, self.own_mode, max_bytes=options.store_bytes)
         self.retained = Retention(options.cam_id) if retained is None else retained
@@ -130,7 +132,6 @@ class Source:
         self._decoder: Decoder | None = None
         self._converting = True
         self._in_decoder = 0
-        self._finite_known = finite is not None
         self._first_try = True
         self._made_anew = False
         self._progress = False
@@ -146,13 +147,19 @@ class Source:
 
     @property
     def own_mode(self) -> StoreMode:
-        """How this source keeps pictures where the caller of ``get_batch`` does not say."""
-        return self.auto_mode if self.options.mode == "auto" else self.options.mode
+        """How this source keeps pictures: as a caller of ``get_batch`` said last, else by the settings."""
+        return self.auto_mode if self._asked_mode == "auto" else self._asked_mode
 
     @property
     def auto_mode(self) -> StoreMode:
         """``every_frame`` for finite sources, ``freshest`` for live ones."""
         return "every_frame" if self.finite else "freshest"
+
+    def keep(self, mode: Mode) -> None:
+        """Keep pictures by this mode from now on, whatever ``auto`` turns out to be. ``hub.lock`` is held."""
+        self._asked_mode = mode
+        if self.store.mode != self.own_mode:
+            self.store.set_mode(self.own_mode)
 
     def _limits(self) -> LagLimits:
         """By the settings; the default limit applies only while pictures are kept ``freshest``."""
@@ -190,11 +197,6 @@ class Source:
     def paused(self) -> bool:
         """Whether it was told to pause."""
         return self._pause
-
-    @property
-    def known_finite(self) -> bool | None:
-        """Whether it ends; ``None`` before that is known."""
-        return None if self._first_try and not self._finite_known else self.finite
 
     def acknowledge(self) -> None:
         """Members of a group: acknowledge what was delivered or dropped. Outside of ``hub.lock``; any thread."""
@@ -327,8 +329,8 @@ class Source:
         broker = self._around.broker(options)
         info = broker.topic(self.topic)
         if self._first_try:
-            if not self._finite_known:
-                self.finite = is_finite(options, info)
+            if self.known_finite is None:
+                self.known_finite = self.finite = is_finite(options, info)
             with self._hub.lock:
                 self.store.set_mode(self.own_mode)
             self._rule.limits = self._limits()

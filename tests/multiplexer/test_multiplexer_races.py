@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,11 +11,15 @@ from typing import Any
 import pytest
 
 from comux.account import Account
-from comux.errors import EndOfStream
+from comux.errors import EndOfStream, WaitTimeoutError
 from comux.headers import decode_headers
 from comux.multiplexer import Comux, State, Status
+from comux.multiplexer import source as source_module
+from comux.multiplexer.emit import Emitter
 from comux.multiplexer.intake import Intake
-from comux.records import HEADER_SOURCE
+from comux.multiplexer.results import Results, SendLimits
+from comux.records import HEADER_SOURCE, Record
+from comux.telemetry import EventLog
 from comux.transport import Broker, TopicSpec
 
 
@@ -312,3 +317,70 @@ def test_an_update_between_two_lives_leaves_a_camera_a_camera(
     f.producer = broker.producer(f.topic)
     f.send(1)
     assert mux.read("a", timeout=10).index == 2
+
+
+def test_the_mode_of_the_first_call_is_kept_by_a_source_that_is_still_opening(
+    address: str, feed: Any, fake: Any, monkeypatch: Any, wait_for: Any
+) -> None:
+    opening, known = threading.Event(), source_module.is_finite
+
+    def slowly(*args: Any) -> bool:
+        assert opening.wait(20)
+        return known(*args)
+
+    f = feed("a", gop=1)
+    monkeypatch.setattr(source_module, "is_finite", slowly)
+    with Comux(["a"], address=address, decoder_factory=fake) as mux:
+        f.send(10)
+        assert mux.get_batch(timeout=0, mode="every_frame")[0].index is None
+        opening.set()
+        wait_for(lambda: mux.accounts()["a"].received == 10)
+        assert [mux.get_batch(timeout=5, mode="every_frame")[0].index for _ in range(10)] == list(range(10))
+
+
+def test_emit_all_holds_a_bounded_number_of_bytes_while_the_engine_takes_none() -> None:
+    events = EventLog()
+    taking, entered = threading.Event(), threading.Event()
+    out: list[int] = []
+
+    class Stuck(Results):
+        def pass_on(self, cam_id: Any, address: str, topic: str, record: Record) -> None:
+            entered.set()
+            assert taking.wait(20)
+            out.append(record.offset)
+
+    results = Stuck(lambda address: pytest.fail("no engine is needed"), events)
+    emitter = Emitter(results, lambda cam_id: ("memory://", "t"), events, wait=0, max_bytes=10_000)
+    try:
+        for offset in range(200):
+            emitter.received("a", Record("raw_a", offset, 1, bytes(1000)))
+            assert offset or entered.wait(10), "the thread holds the first one"
+            assert emitter.nbytes <= 20_000
+    finally:
+        taking.set()
+        emitter.close()
+    assert out == sorted(out) and 5 < len(out) < 50
+    assert len(out) + sum(event.data["count"] for event in events.recent("results.overflow")) == 200
+
+
+def test_what_emit_all_passes_on_keeps_to_the_limit_in_flight() -> None:
+    sent: list[int] = []
+    events = EventLog()
+
+    class Slow:
+        """A producer whose broker does not answer."""
+
+        def send(self, value: Any, **rest: Any) -> Any:
+            sent.append(1)
+            return concurrent.futures.Future()
+
+        def close(self) -> None: ...
+
+    results = Results(lambda address: pytest.fail("open already"), events, limits=SendLimits(0.05, max_in_flight=3))
+    results._outlets["memory://", "t"] = Slow()  # type: ignore[assignment]
+    for offset in range(3):
+        results.pass_on("a", "memory://", "t", Record("raw_a", offset, 1, b""))
+    with pytest.raises(WaitTimeoutError):
+        results.pass_on("a", "memory://", "t", Record("raw_a", 3, 1, b""))
+    assert len(sent) == 3
+    results.close()

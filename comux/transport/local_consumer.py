@@ -135,7 +135,7 @@ class LocalConsumer(Consumer):
                 if not awake:
                     self._changed.wait(left)
                     continue
-                if any(cursor.holds() for cursor in awake):
+                if self._stops and any(cursor.holds() for cursor in awake):
                     left = min(left, HOLDING_SLICE_S)
             self._sleep(awake, left)
 

@@ -18,7 +18,7 @@ import pytest
 from comux.errors import ClosedError, ConfigError, UnknownTopicError
 from comux.testing import TransportContract
 from comux.testing.transport_base import WAIT, Background, eventually, take, values
-from comux.transport import Broker, TopicSpec, connect
+from comux.transport import Broker, TopicSpec, connect, local_consumer
 
 Script = Callable[..., "subprocess.Popen[str]"]
 
@@ -301,3 +301,18 @@ def test_a_killed_member_stops_gating_after_the_grace(broker: Broker, script: Sc
         producer.send(b"goes on", timeout=WAIT)
         assert time.monotonic() - began >= 0.15
         eventually(lambda: broker.groups("topic")[0].suspended)
+
+
+@pytest.mark.parametrize("on_end", ["wait", "stop"])
+def test_who_holds_records_looks_around_only_where_an_end_may_stop_it(
+    broker: Broker, on_end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.create_topic(TopicSpec("t", records=16))
+    with broker.producer("t") as producer, broker.consumer("t", group="g", on_end=on_end, start="beginning") as member:  # type: ignore[arg-type]
+        producer.send(b"held")
+        assert values(member.poll(WAIT)) == [b"held"]
+        waits: list[float] = []
+        wait_any = local_consumer.ring.wait_any
+        monkeypatch.setattr(local_consumer.ring, "wait_any", lambda hs, s: (waits.append(s), wait_any(hs, s))[1])
+        assert member.poll(0.5) == []
+        assert waits and (max(waits) > 0.3 if on_end == "wait" else max(waits) <= 0.1)

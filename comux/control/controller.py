@@ -79,6 +79,8 @@ def check_acts(acts: Mapping[str, Act] | None) -> dict[str, Act]:
     Raises:
         ConfigError: a name is no text, or an act cannot be called.
     """
+    if acts is not None and not isinstance(acts, Mapping):
+        raise ConfigError(f"acts {acts!r} is {type(acts).__name__}, not a mapping of names to functions")
     out = dict(acts or {})
     for name, act in out.items():
         if not isinstance(name, str) or not name:

@@ -17,7 +17,7 @@ from .interface import (
     Picture,
     StreamFacts,
 )
-from .registry import create_decoder, known_codecs
+from .registry import canonical_codec, create_decoder, known_codecs
 
 __all__ = [
     "ABSORBED",
@@ -28,6 +28,7 @@ __all__ = [
     "Outcome",
     "Picture",
     "StreamFacts",
+    "canonical_codec",
     "create_decoder",
     "known_codecs",
 ]

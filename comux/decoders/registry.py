@@ -38,6 +38,12 @@ def _plug_ins() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP) if point.name not in _BUILT_IN}
 
 
+def canonical_codec(codec: str) -> str | None:
+    """The built-in name that ``codec`` (in any case, or an alias) stands for; ``None`` where it is no built-in."""
+    name = ALIASES.get(codec.lower(), codec.lower())
+    return name if name in _BUILT_IN else None
+
+
 def known_codecs() -> tuple[str, ...]:
     """Names that ``DecoderOptions.codec`` may have, sorted; aliases left out."""
     return tuple(sorted({*_BUILT_IN, *_plug_ins()}))

@@ -32,11 +32,11 @@ from comux.multiplexer.pictures import Hub
 from comux.multiplexer.results import ResultFuture, Results
 from comux.multiplexer.shared import FrameSharer
 from comux.multiplexer.source import Source
-from comux.multiplexer.states import Surroundings, decoder_options, is_finite, open_consumer
+from comux.multiplexer.states import Surroundings, check_topic, decoder_options, is_finite, open_consumer
 from comux.options import CamId, SourceOptions, topic_name
 from comux.records import Record
 from comux.telemetry import EventLog
-from comux.transport import Broker, Consumer, connect, parse_address
+from comux.transport import Broker, Consumer, check_engine, connect, parse_address
 
 _JOIN: Final = 5.0
 _FILLED_IN: Final = ("consume_topic", "produce_topic", "address", "produce_address", "share_frames")
@@ -177,8 +177,8 @@ class Core:
 
     def _check(self, options: SourceOptions) -> None:
         """Whatever can be known to be wrong before a thread runs."""
-        parse_address(options.address or "")
-        parse_address(options.produce_address or "")
+        check_engine(options.address or "")
+        check_engine(options.produce_address or "")
         try:
             self._decoder(decoder_options(options)).close()
         except ConfigError as exc:
@@ -210,7 +210,9 @@ class Core:
                 raise self.unknown(cam_id)
             options = self.resolve(spec)
             broker = self._engine_of(options)
-            finite = is_finite(options, broker.topic(options.consume_topic or ""))
+            info = broker.topic(options.consume_topic or "")
+            check_topic(options, info)
+            finite = is_finite(options, info)
             consumer = open_consumer(options, broker, options.start, finite=finite)
             self.drop_connected(cam_id)
             self._connected[str(cam_id)] = consumer

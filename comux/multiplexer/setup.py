@@ -5,6 +5,7 @@ Lives here: ``Door``, the half of the façade that is about settings, engines an
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Mapping
 from typing import Any, Final
@@ -106,7 +107,7 @@ class Door:
         if bootstrap_servers is not None:
             core.settings.address = address_of(bootstrap_servers, "bootstrap_servers")
         if strict_on_fail is not None:
-            core.settings.strict = strict_on_fail
+            core.settings.strict = _flag(strict_on_fail, "strict_on_fail")
         self._set_defaults(changes)
         if not core.started:
             for cam_id in self.cam_ids:
@@ -135,7 +136,7 @@ class Door:
             ConfigError: a setting is wrong; nothing changed.
         """
         self._open_core()
-        changes = {"rate": None if rate is None else float(rate), "W": W, "H": H, "codec": de_codec, "pix_fmt": pix_fmt}
+        changes = {"rate": rate_of(rate), "W": W, "H": H, "codec": de_codec, "pix_fmt": pix_fmt}
         self._set_defaults({**changes, **source_words(settings)})
 
     def _set_defaults(self, changes: Mapping[str, Any]) -> None:
@@ -174,6 +175,9 @@ class Door:
             ComuxError: a wrong setting, or an engine that cannot be reached.
         """
         core = self._open_core()
+        unknown = sorted(options.keys() - inspect.signature(Controller).parameters.keys())
+        if unknown:
+            raise ConfigError(f"setup_controller: there is no option {unknown[0]!r}; see comux.control.Controller")
         if self._controller is not None:
             raise ConfigError(f"a controller obeys topic {self._controller.topic!r} already")
         address = (
@@ -220,7 +224,7 @@ class Door:
         if bootstrap_servers is not None:
             core.settings.produce_address = address_of(bootstrap_servers, "bootstrap_servers")
         if strict_on_fail is not None:
-            core.settings.strict = core.settings.strict and strict_on_fail
+            core.settings.strict = _flag(strict_on_fail, "strict_on_fail") and core.settings.strict
         core.settings.produce_options.update(client_options)
         core.settings.check_produce = True
         core.check_all()
@@ -268,6 +272,17 @@ class Door:
         raise core.unknown(inner.topics[0])
 
 
+def rate_of(rate: Any) -> Any:
+    """Whole numbers are frames per second too; what is no number is left to the check of settings."""
+    return float(rate) if isinstance(rate, int) and not isinstance(rate, bool) else rate
+
+
+def _flag(value: object, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{what} {value!r} is {type(value).__name__}, not True or False")
+    return value
+
+
 def read_settings(words: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
     """Part the constructor's words into settings of the manager and arguments of its results.
 
@@ -287,7 +302,7 @@ def read_settings(words: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
         address=address_of(words.pop("address", "shm://"), "address"),
         consume_schema=check_schema(words.pop("consume_schema", "raw_:cam_id"), "consume_schema"),
         produce_schema=check_schema(words.pop("produce_schema", "stream_:cam_id"), "produce_schema"),
-        strict=bool(words.pop("strict_on_fail", True)),
+        strict=_flag(words.pop("strict_on_fail", True), "strict_on_fail"),
     )
     produce = words.pop("produce_address", None)
     if produce is not None:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from comux.decoders import canonical_codec
 from comux.decoders.interface import Decoder, DecoderOptions
 from comux.decoders.pool import ArrayPool
+from comux.errors import ConfigError
 from comux.multiplexer.pictures import Hub
 from comux.options import CamId, SourceOptions
 from comux.records import Record
@@ -81,6 +83,35 @@ def is_finite(options: SourceOptions, info: TopicInfo) -> bool:
     if "on_end" in options.model_fields_set:
         return options.on_end == "stop"
     return bool(info.spec.metadata.get("finite")) or (info.ended and options.start not in ("end", "keyframe"))
+
+
+def check_topic(options: SourceOptions, info: TopicInfo) -> None:
+    """Hold a source's settings against what its topic says it carries; a topic that says nothing passes.
+
+    Raises:
+        ConfigError: another codec, dtype or shape, or pictures of more than ``max_pixels``; names the remedy.
+    """
+    spec, metadata = info.spec, info.spec.metadata
+    where = f"source {options.cam_id!r}: topic {spec.name!r}"
+    codec = canonical_codec(decoder_options(options, topic=info).codec)
+    carried = canonical_codec(str(metadata.get("codec", "")))
+    if codec is not None and spec.dtype is not None and codec != "raw":
+        raise ConfigError(f"{where} holds arrays of {spec.dtype} {spec.shape}, not {codec} packets; set codec='raw'")
+    if codec is not None and carried is not None and codec != carried:
+        raise ConfigError(f"{where} carries {carried}, not {codec}; set codec={carried!r}, or read another topic")
+    if spec.dtype is not None:
+        dtype, shape = options.numpy_dtype, options.shape
+        if (dtype is not None and dtype != spec.dtype) or (shape is not None and shape != tuple(spec.shape)):
+            raise ConfigError(
+                f"{where} holds arrays of {spec.dtype} {tuple(spec.shape)}, not of dtype={dtype} shape={shape}; "
+                "leave both out, or set them so"
+            )
+    width, height = metadata.get("width"), metadata.get("height")
+    if isinstance(width, int) and isinstance(height, int) and width * height > options.max_pixels:
+        raise ConfigError(
+            f"{where} carries pictures of {width}x{height} = {width * height} pixels, more than "
+            f"max_pixels={options.max_pixels}; raise it"
+        )
 
 
 def open_consumer(options: SourceOptions, broker: Broker, start: Start, *, finite: bool) -> Consumer:

@@ -9,7 +9,7 @@ Must never know: codecs, sources, batches.
 from __future__ import annotations
 
 from .address import Address, parse_address
-from .engines import connect, register_engine, schemes
+from .engines import check_engine, connect, register_engine, schemes
 from .interface import (
     Broker,
     Capabilities,
@@ -37,6 +37,7 @@ __all__ = [
     "Start",
     "TopicInfo",
     "TopicSpec",
+    "check_engine",
     "connect",
     "parse_address",
     "register_engine",

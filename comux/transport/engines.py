@@ -55,6 +55,23 @@ def connect(address: str | Sequence[str] | Address, **options: Any) -> Broker:
         ConfigError: an option is unknown or wrong. ConnectError: the engine cannot be reached.
     """
     parsed = address if isinstance(address, Address) else parse_address(address)
+    opener = _opener(parsed)
+    if isinstance(opener, str):
+        opener = import_module(opener).open_broker
+    broker: Broker = opener(parsed, **{**parsed.query, **options})
+    return broker
+
+
+def check_engine(address: str | Sequence[str]) -> None:
+    """Make sure that ``connect`` would find an engine for ``address``; opens nothing.
+
+    Raises:
+        UnknownAddressError: as ``connect``.
+    """
+    _opener(parse_address(address))
+
+
+def _opener(parsed: Address) -> str | Opener:
     opener = _engines.get(parsed.scheme)
     if opener is None:
         known = ", ".join(f"{scheme}://" for scheme in schemes())
@@ -62,7 +79,4 @@ def connect(address: str | Sequence[str] | Address, **options: Any) -> Broker:
         raise UnknownAddressError(
             f"address {parsed.text!r}: {why} this version, which has {known} (shm:// is the local one); use one of them"
         )
-    if isinstance(opener, str):
-        opener = import_module(opener).open_broker
-    broker: Broker = opener(parsed, **{**parsed.query, **options})
-    return broker
+    return opener

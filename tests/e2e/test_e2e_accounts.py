@@ -103,7 +103,7 @@ def test_every_book_balances_at_every_instant_of_a_bad_day(place: Any) -> None:
         rounds = 0
         while not all(feed.report or feed.error for feed in feeds):
             batch = cameras.get_batch(timeout=0.05, mode=("auto", "every_frame", "freshest")[rounds // 20 % 3])
-            cameras.send_batch(batch, lambda item: {"round": rounds})
+            cameras.send_batch(batch, lambda item: {"index": item.index})
             statuses += _status_is_wrong(cameras.status())
             _churn(cameras, rounds)
             rounds += 1

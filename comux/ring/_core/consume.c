@@ -87,21 +87,6 @@ static bool take_red(cx_member *m, uint64_t want, bool direct, uint64_t *first, 
     return true;
 }
 
-static void skip_tombstones(cx_member *m)
-{
-    cx_att *a = m->a;
-    cx_group *g = &a->groups[m->group];
-    uint64_t next = LD(g->next), published = LDA(a->ctl->published);
-    if (a->one_writer) return;
-    while (next < published && LD(cx_desc_at(a, next)->word) == CX_D_WORD(next, CX_ABORTED)) {
-        STR(*cx_word_at(a, m->group, next), CX_W_MAKE(CX_ACKED, 0, 0));
-        next++;
-        FAILPOINT("take.tombstone");
-        STR(g->next, next);
-    }
-    cx_advance_done(a, m->group);
-}
-
 static bool take_new(cx_member *m, uint64_t want, bool direct, uint64_t *first, uint64_t *n)
 {
     cx_att *a = m->a;
@@ -241,7 +226,7 @@ static int take_locked(cx_member *m, uint64_t want, bool direct, cx_wait *w, boo
         cx_advance_done(a, m->group);
         bool got = LD(g->nred) && take_red(m, want, direct, first, n);
         if (!got) {
-            skip_tombstones(m);
+            cx_skip_tombstones(a, m->group);
             got = take_new(m, want, direct, first, n) || steal(m, want, direct, first, n);
         }
         if (LD(g->done) != done && LD(a->ctl->space_nwait)) cx_signal_space(a, wakes);

@@ -184,6 +184,7 @@ int cx_group_add(cx_att *a, const char *name, uint64_t start, bool durable, uint
 int cx_group_remove(cx_att *a, const char *name);
 bool cx_gates(const cx_group *g);
 void cx_advance_done(cx_att *a, uint32_t group); /* lock held */
+void cx_skip_tombstones(cx_att *a, uint32_t group); /* lock held */
 uint64_t cx_gate(const cx_att *a);               /* lock held: min done of the gating groups, at most published */
 bool cx_tombstones_between(const cx_att *a, uint64_t from, uint64_t to);
 void cx_release_words(cx_att *a, uint32_t group, uint32_t port); /* lock held: what the port holds is to be redelivered */

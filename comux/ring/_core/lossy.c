@@ -217,7 +217,8 @@ int cx_reader_open(cx_att *a, int start_kind, uint64_t start, bool stop_at_end, 
         r->id = (uint32_t)a->ports[r->port].id;
         r->epoch = cx_epoch(LD(a->ctl->state));
         r->cursor = start_kind == CX_START_BEGINNING ? tail : start_kind == CX_START_END ? LDA(a->ctl->published) : start;
-        if (r->cursor >= tail && r->cursor <= LDA(a->ctl->published)) aborted_below(a, r->cursor, &r->cum);
+        /* Started below the log start: how many of those were aborted is not known any more, all count as lost. */
+        aborted_below(a, r->cursor < tail ? tail : r->cursor <= LDA(a->ctl->published) ? r->cursor : LDA(a->ctl->published), &r->cum);
     }
     cx_unlock(a);
     if (rc == CX_OK) cx_populate(a, false);

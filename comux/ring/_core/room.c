@@ -116,6 +116,11 @@ bool cx_make_room(cx_att *a, const cx_demand *w)
     for (uint32_t i = 0; i < a->super.max_groups; i++)
         if (LD(a->groups[i].state) == CX_GROUP_USED) cx_advance_done(a, i);
     t = walk_tail(a, w, t, cx_gate(a));
+    if (!fits(a, w, t)) { /* an idle member may stand before aborted records: nobody needs to come for those */
+        for (uint32_t i = 0; i < a->super.max_groups; i++)
+            if (LD(a->groups[i].state) == CX_GROUP_USED) cx_skip_tombstones(a, i);
+        t = walk_tail(a, w, t, cx_gate(a));
+    }
     if (!fits(a, w, t)) {
         if (a->super.policy == CX_POLICY_DROP_OLDEST) {
             uint64_t published = LDA(a->ctl->published);

@@ -1,9 +1,11 @@
 """Assembling a batch: wait for pictures under one deadline, claim, convert, commit.
 
 **When a batch is complete.** Every RUNNING source has a picture; or ``window`` has passed since the first one was
-there; or the deadline. A picture that was there before the previous batch was returned counts from that return, so that
-sources with a backlog still fill batches. ``min_items`` holds back the first two conditions. The call also returns at
-once when a source of its table is deleted, and when nothing more can come.
+there; or the deadline. While the window is measured (``window=None``), a source that has missed three of its own
+pictures is not waited for: the window is as long as the others' period, and each of them would lose pictures to it
+until the silent one counts as STALLED. A picture that was there before the previous batch was returned counts from that
+return, so that sources with a backlog still fill batches. ``min_items`` holds back the first two conditions. The call
+also returns at once when a source of its table is deleted, and when nothing more can come.
 
 **Interrupts.** Everything claimed is listed in ``_Claims`` before it leaves its store; an exception (Ctrl-C included)
 gives back what is not committed yet, in order.
@@ -197,7 +199,7 @@ class Assembler:
             now = time.monotonic()
             until = wanted.deadline
             if ready and len(ready) >= min(wanted.min_items, len(ready.union(live))):
-                complete = all(source in ready or source.state is not State.RUNNING for source in live)
+                complete = all(source in ready or not self._expected(source, now, wanted) for source in live)
                 window_end = self._window_end(ready, first_ns, wanted)
                 if complete or now >= window_end:
                     return ready
@@ -205,6 +207,13 @@ class Assembler:
             if wanted.deadline is not None and now >= wanted.deadline:
                 return ready
             self._hub.arrived.wait(None if until is None else max(0.0, until - now))
+
+    @staticmethod
+    def _expected(source: Source, now: float, wanted: Wanted) -> bool:
+        """Whether a batch waits (within its window) for this source's next picture."""
+        if source.state is not State.RUNNING:
+            return False
+        return wanted.window is not None or not source.pictures.overdue(int(now * 1e9))
 
     @staticmethod
     def _first_ns(ready: set[Source], before: int | None) -> int | None:
@@ -348,6 +357,8 @@ def _empty(claim: _Claim) -> Item:
     if source.replaced:
         return Item(source.cam_id, Status.STARTING, "its settings were updated")
     status = _EMPTY[source.state]
-    if status in (Status.RESYNCING, Status.NO_NEW_FRAME) and source.last_trouble in ("decode_error", "too_large"):
-        return Item(source.cam_id, Status.DECODE_ERROR, f"the decoder refused its packets ({source.last_trouble})")
+    running = (Status.STARTING, Status.RESYNCING, Status.NO_NEW_FRAME)
+    if status in running and source.last_trouble in ("decode_error", "too_large"):
+        detail = f"{source.last_trouble}: {source.last_detail}" if source.last_detail else source.last_trouble
+        return Item(source.cam_id, Status.DECODE_ERROR, f"the decoder refused its packets ({detail})")
     return Item(source.cam_id, status, source.reason if status is not Status.NO_NEW_FRAME else "no new picture in time")

@@ -139,7 +139,8 @@ class Comux(Door):
             mode: ``"every_frame"``: each source's oldest undelivered picture; ``"freshest"``: its newest, older ones
                 are dropped; ``"auto"``: freshest for live sources, every_frame for finite ones; ``None``: as the
                 sources are set. It also says how the sources keep their pictures from now on.
-            window: Seconds; ``None``: the fastest running source's own period, measured, at most 50 ms.
+            window: Seconds; ``None``: the fastest running source's own period, measured, at most 50 ms; a source that
+                has missed three of its own pictures is then not waited for.
             min_items: Fewest pictures to wait for (until ``timeout``).
             align: Capture times may differ by this many seconds at most; older pictures are dropped, ``align``.
             max_age: Pictures older than this many seconds are dropped, ``stale``.

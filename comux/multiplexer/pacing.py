@@ -9,6 +9,7 @@ from collections import deque
 from typing import Final
 
 _REORDER_NS: Final = 1_000_000_000
+_OVERDUE_LEAST_NS: Final = 100_000_000
 
 
 class RateLimiter:
@@ -75,6 +76,15 @@ class PeriodMeter:
         except IndexError:  # cleared by the thread that ticks
             return None
         return (last - first) // (count - 1) if count > 1 else None
+
+    def overdue(self, now_ns: int) -> bool:
+        """Whether three events in a row (100 ms at least) have not come; ``False`` while the period is not known."""
+        period = self.period_ns
+        try:
+            last = self._times[-1]
+        except IndexError:
+            return False
+        return period is not None and now_ns - last > max(_OVERDUE_LEAST_NS, 3 * period)
 
     def rate(self, now_ns: int) -> float:
         """Events per second; falls while none come."""

@@ -120,3 +120,17 @@ def test_period_is_measured_and_begins_anew_after_a_gap() -> None:
     meter.tick(20_000_000_000)
     assert meter.period_ns is None
     assert meter.rate(21_000_000_000) == 0.0
+
+
+def test_a_source_is_overdue_after_three_of_its_own_periods() -> None:
+    meter = PeriodMeter()
+    assert not meter.overdue(10**12), "nothing is known yet"
+    for i in range(8):
+        meter.tick(i * 50_000_000)
+    last = 7 * 50_000_000
+    assert not meter.overdue(last + 150_000_000)
+    assert meter.overdue(last + 150_000_001)
+    fast = PeriodMeter()
+    for i in range(8):
+        fast.tick(i * 1_000_000)
+    assert not fast.overdue(7_000_000 + 100_000_000), "100 ms at least: pictures come in bursts"

@@ -24,7 +24,6 @@ from comux.errors import (
     ConfigError,
     ConnectError,
     UnknownSourceError,
-    UnknownTopicError,
 )
 from comux.multiplexer.assemble import Assembler
 from comux.multiplexer.emit import Emitter
@@ -534,12 +533,11 @@ class Core:
 
 
 def _together(failures: Sequence[tuple[CamId, ComuxError]]) -> ComuxError:
-    """One error for several sources, of the kind they share."""
+    """One error for several sources: of the kind they share, else one that says whether a retry may help."""
     kinds = {type(exc) for _, exc in failures}
-    kind: type[ComuxError] = kinds.pop() if len(kinds) == 1 else ConnectError
-    if kind not in (UnknownTopicError, ConnectError):
-        kind = ConnectError
+    retriable = all(exc.retriable for _, exc in failures)
+    kind = kinds.pop() if len(kinds) == 1 else ConnectError if retriable else ComuxError
     text = "; ".join(f"source {cam_id!r}: {exc}" for cam_id, exc in failures)
-    return kind(
-        f"{len(failures)} sources cannot start. {text}. Start what publishes them, or pass strict_on_fail=False"
-    )
+    count = "1 source" if len(failures) == 1 else f"{len(failures)} sources"
+    hint = ". Start what publishes them, or pass strict_on_fail=False" if retriable else ""
+    return kind(f"{count} cannot start. {text}{hint}")

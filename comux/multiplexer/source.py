@@ -107,9 +107,9 @@ class Source:
         self.finished = False  #: nothing more will come, whatever happens
         self.removed = False
         self.replaced = False  #: another ``Source`` goes on in its place
-        self.jumps = 0
-        self.restarts = 0
+        self.jumps = self.restarts = 0
         self.last_trouble: str | None = None  #: newest drop cause since the last picture
+        self.last_detail = ""  #: what the decoder said of it
         self.last_age: float | None = None
         self.size: tuple[int, int] | None = None
         self.pictures = PeriodMeter()
@@ -484,7 +484,7 @@ class Source:
                 offset=outcome.record.offset,
                 cause=cause,
             )
-        self.last_trouble = cause
+        self.last_trouble, self.last_detail = cause, outcome.detail
 
     def _left(self, record: Record) -> None:
         """A packet left the books; any thread, also under ``hub.lock``."""

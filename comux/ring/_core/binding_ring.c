@@ -105,6 +105,9 @@ static bool append_new(PyObject *list, PyObject *item)
     return rc == 0;
 }
 
+/* Names are cut to the room there is and commands are whatever a process calls itself: neither need be whole UTF-8. */
+static PyObject *name_text(const char *name) { return PyUnicode_DecodeUTF8(name, (Py_ssize_t)strlen(name), "replace"); }
+
 /* Read without the lock: each number is right, the set is of nearly one instant. */
 static PyObject *group_info(const cx_att *a, uint32_t index)
 {
@@ -122,7 +125,7 @@ static PyObject *group_info(const cx_att *a, uint32_t index)
     }
     memcpy(name, g->name, sizeof g->name);
     uint32_t flags = LD(g->flags);
-    return Py_BuildValue("{s:s,s:K,s:K,s:K,s:K,s:I,s:K,s:O,s:O,s:K,s:K,s:K,s:K}", "name", name, "start", (unsigned long long)LD(g->start), "next",
+    return Py_BuildValue("{s:N,s:K,s:K,s:K,s:K,s:I,s:K,s:O,s:O,s:K,s:K,s:K,s:K}", "name", name_text(name), "start", (unsigned long long)LD(g->start), "next",
                          (unsigned long long)next, "done", (unsigned long long)done, "committed", (unsigned long long)done, "members", LD(g->nmembers), "lag",
                          (unsigned long long)(published > done ? published - done : 0), "suspended", flags & CX_GROUP_SUSPENDED ? Py_True : Py_False, "durable",
                          flags & CX_GROUP_DURABLE ? Py_True : Py_False, "delivered", (unsigned long long)delivered, "acked", (unsigned long long)acked,
@@ -156,8 +159,8 @@ static PyObject *port_info(const cx_att *a, const cx_port *p)
     memcpy(name, p->name, sizeof p->name);
     if (p->kind == CX_PORT_MEMBER && p->group < a->super.max_groups) memcpy(group, a->groups[p->group].name, 48);
     if (slot < a->super.max_procs) memcpy(command, a->procs[slot].command, 32);
-    return Py_BuildValue("{s:s,s:s,s:s,s:I,s:s,s:K,s:K,s:K,s:K,s:K,s:d,s:I,s:O}", "kind", kinds[p->kind < 4 ? p->kind : 0], "name", name, "group", group, "pid",
-                         slot < a->super.max_procs ? LD(a->procs[slot].pid) : 0, "command", command, "id", (unsigned long long)p->id, "records",
+    return Py_BuildValue("{s:s,s:N,s:N,s:I,s:N,s:K,s:K,s:K,s:K,s:K,s:d,s:I,s:O}", "kind", kinds[p->kind < 4 ? p->kind : 0], "name", name_text(name), "group", name_text(group), "pid",
+                         slot < a->super.max_procs ? LD(a->procs[slot].pid) : 0, "command", name_text(command), "id", (unsigned long long)p->id, "records",
                          (unsigned long long)LD(p->n), "bytes", (unsigned long long)LD(p->bytes), "last_offset", (unsigned long long)LD(p->last_offset), "lost",
                          (unsigned long long)LD(p->lost), "blocked_s", (double)LD(p->blocked_ns) / 1e9, "waiting", LD(p->waiting), "alive",
                          cx_owner_dead(a, p->owner, true) ? Py_False : Py_True);

@@ -166,3 +166,11 @@ def test_two_open_claims_of_the_one_writer_are_refused(ring_dir: Path) -> None:
         claim.buffer[:] = b"good"
         claim.commit()
         assert r.record_at(0).value == b"good" and p.put(b"next") == 1
+
+
+def test_names_that_are_cut_in_the_middle_of_a_letter_are_shown(ring_dir: Path) -> None:
+    """A name has 47 bytes in the segment; a letter of two may lie across the end."""
+    with make(ring_dir) as r, r.producer("x" + "ä" * 40) as p, r.member("ä" * 23) as m:
+        names = {port.name for port in r.stats().ports}
+        assert any(name.startswith("x" + "ä" * 22) for name in names)
+        assert r.groups()[0].name == "ä" * 23 and p is not m

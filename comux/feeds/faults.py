@@ -194,7 +194,7 @@ def inject(packets: Iterable[FeedPacket], faults: Sequence[Fault], seed: int = 0
         stalls += [(newest_s, f.for_s) for f in kinds if f.kind == "stall"]
         newest_s = max(newest_s, original.capture_s)
         if stalls:
-            # A B-picture published after the stall may have been taken before it: its time must not pass its successors'.
+            # A B-picture published after the stall may have been taken before it, and keeps its time then.
             late_s = sum(for_s for before_s, for_s in stalls if original.capture_s > before_s)
             release_s = original.release_s + sum(for_s for _, for_s in stalls)
             packet = replace(packet, release_s=release_s, capture_s=original.capture_s + late_s)

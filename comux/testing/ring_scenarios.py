@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -254,7 +255,8 @@ def leave(c: Context) -> None:
     attached = c.attach()
     c.journal.note("attached")
     go = Path(c.job["directory"]) / c.options["go"]
-    while not go.exists():  # as close together as can be: this is a race on purpose
+    give_up = time.monotonic() + 20
+    while not go.exists() and time.monotonic() < give_up:  # as close together as can be: a race on purpose
         pass
     attached.close()
 

@@ -141,6 +141,7 @@ def test_a_process_whose_main_thread_left_is_alive(ring_dir: Path, in_child: Cal
     assert out.strip() == "0 0 b'abc'"
 
 
+@pytest.mark.torture  # four processes that spin: on a busy machine of two cores they starve whoever tests beside them
 def test_the_last_of_many_that_leave_at_once_removes_a_session_topic(
     ring_dir: Path, victims: VictimServer, wait_until: Callable[..., None]
 ) -> None:

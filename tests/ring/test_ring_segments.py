@@ -345,7 +345,8 @@ def test_a_child_of_a_fork_cannot_touch_anything(
         if pid == 0:
             calls = [lambda: m.take(0), lambda: p.put(b"x"), lambda: reader.copy(0), lambda: observer.latest(),
                      lease.ack, claim.commit, r.reap, lambda: r.high_water, r.groups, r.stats, r.check,
-                     lambda: r.member("g"), r.producer, r.reader, lambda: ring.wait_any([reader, m], 0), lambda: p.put_many([b"x"])]
+                     lambda: r.member("g"), r.producer, r.reader, lambda: ring.wait_any([reader, m], 0),
+                     lambda: p.put_many([b"x"])]
             for i, call in enumerate(calls):
                 try:
                     print(i, call())

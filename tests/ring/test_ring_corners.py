@@ -15,6 +15,9 @@ from comux.errors import ComuxError, StaleLeaseError, TopicBusyError
 from comux.testing.ring_faults import Job, VictimServer, read_journal
 
 
+pytestmark = pytest.mark.core
+
+
 def make(place: Path, **fields: Any) -> ring.Ring:
     return ring.create(ring.RingSpec("t", **{"slots": 4, "data_bytes": 65536, **fields}), directory=place)
 

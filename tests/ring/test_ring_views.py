@@ -15,6 +15,8 @@ import pytest
 from comux import ring
 from comux.errors import ComuxError
 
+pytestmark = pytest.mark.core
+
 SHAPES: dict[str, dict[str, Any]] = {
     "variable": {"slots": 8, "data_bytes": 65536},
     "fixed": {"slots": 8, "dtype": "u1", "shape": (16,)},

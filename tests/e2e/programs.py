@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -55,11 +57,12 @@ def member(address: str, topic: str, group: str) -> None:
             note("acked", offset=record.offset)
 
 
-def manager(address: str, cams: list[str], sends: bool = True, **settings: Any) -> None:
-    """A program with a loop: notes every picture, sends a result for each."""
+def manager(address: str, cams: list[Any], sends: bool = True, limit: int = 0, **settings: Any) -> None:
+    """A program with a loop: notes every picture, sends a result for each; ends after ``limit`` pictures, if any."""
     from comux import Comux
     from comux.feeds import read_marks
 
+    seen = 0
     with Comux(cams, address=address, **settings) as cameras:
         note("started")
         for batch in cameras:
@@ -67,10 +70,75 @@ def manager(address: str, cams: list[str], sends: bool = True, **settings: Any) 
                 marks = read_marks(item.array)
                 if sends:
                     cameras.send(item, {"frame": marks and marks[1]})
-                note("item", cam=item.cam_id, index=item.index, epoch=item.identity.epoch, marks=marks)
+                digest = zlib.crc32(item.array.tobytes())
+                note("item", cam=item.cam_id, index=item.index, epoch=item.identity.epoch, marks=marks, digest=digest)
+                seen += 1
+            if limit and seen >= limit:
+                break
+        cameras.flush(20)
+        note("modules", names=sorted(name for name in sys.modules if name.startswith("comux.decoders.")))
 
 
-PROGRAMS: dict[str, Callable[..., None]] = {f.__name__: f for f in (publish, send, member, manager)}
+def waits(address: str, cams: list[str], catches: bool = True, closes: bool = True) -> None:
+    """A program that waits for pictures that never come, until somebody interrupts it."""
+    from comux import Comux
+
+    def wait(cameras: Comux) -> None:
+        cameras.start()
+        note("waiting")
+        cameras.get_batch(min_items=len(cams))
+        note("batch")
+
+    cameras = Comux(cams, address=address, control_topic="config")
+    try:
+        if closes:
+            with cameras:
+                wait(cameras)
+        else:
+            wait(cameras)
+    except KeyboardInterrupt:
+        note("interrupted", at=time.monotonic())
+        if not catches:
+            raise
+
+
+def forgets(address: str, cams: list[str], how: str) -> None:
+    """A program that takes pictures, sends results and never closes anything."""
+    from comux import Comux
+
+    cameras = Comux(cams, address=address, control_topic="config", share_frames=True, start="beginning")
+    batch = cameras.get_batch(timeout=20)
+    for item in batch.fresh:
+        cameras.send(item, {"forgotten": True})
+    note("leaving", pictures=len(batch.fresh))
+    if how == "raises":
+        raise RuntimeError("on purpose")
+    if how == "exits":
+        sys.exit(3)
+
+
+def serves(address: str, cams: list[str], orderly: bool) -> None:
+    """A program with a pid file; ``orderly``: it ends its loop when it is asked to."""
+    from comux import Comux, write_pid_file
+    from comux.lifecycle import stop_on_signals
+
+    write_pid_file()
+    with Comux(cams, address=address) as cameras:
+        if not orderly:
+            note("running")
+            for _ in cameras:
+                pass
+            return
+        with stop_on_signals() as stop:
+            note("running")
+            while not stop.is_set():
+                cameras.get_batch(timeout=0.2)
+    note("stopped")
+
+
+PROGRAMS: dict[str, Callable[..., None]] = {
+    f.__name__: f for f in (publish, send, member, manager, waits, forgets, serves)
+}
 
 if __name__ == "__main__":
     _journal = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -203,10 +203,11 @@ def test_a_picture_larger_than_allowed_stays_out_where_the_topic_did_not_say(pla
     for cam, size in (("large", "640x360"), ("small", "64x48")):
         place.topic(f"raw_{cam}", records=512, metadata={"codec": "h264"})
         place.feed(f"synthetic://{size}@30?frames=30", f"raw_{cam}", pace="fast", end=False).join()
-    with Comux(["large", "small"], address=place.address, start="beginning", max_pixels=10_000) as cameras:
+    settings = {"start": "beginning", "mode": "every_frame", "max_pixels": 10_000}
+    with Comux(["large", "small"], address=place.address, **settings) as cameras:
         pictures = 0
         while pictures < 25:  # the last ones wait in the decoder for what follows them
-            batch = cameras.get_batch(timeout=5, mode="every_frame")
+            batch = cameras.get_batch(timeout=5)
             assert not batch.of("large")
             if batch.of("small"):
                 assert batch.of("small").array.shape == (48, 64, 3)

@@ -14,7 +14,6 @@ from comux import ring
 from comux.errors import ComuxError, StaleLeaseError, TopicBusyError
 from comux.testing.ring_faults import Job, VictimServer, read_journal
 
-
 pytestmark = pytest.mark.core
 
 

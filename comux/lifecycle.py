@@ -329,7 +329,9 @@ def _looks_ours(pid: int) -> str | None:
     """For files without a start time: why the process is no Python program of this user; ``None`` where it is one."""
     owner = _owner(pid)
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        # A kernel thread, and a program in the instant of its exec, have a name but no command line yet.
+        line = Path(f"/proc/{pid}/cmdline").read_bytes() or Path(f"/proc/{pid}/comm").read_bytes().rstrip(b"\n")
+        words = line.split(b"\0")
     except OSError:
         return f"pid {pid} cannot be examined, and the file does not tell when its process started"
     if owner != os.geteuid():

@@ -156,17 +156,22 @@ def test_the_first_comuxs_bare_number(tmp_path: Path, spawn: Spawn) -> None:
 
 
 def test_a_bare_number_of_another_kind_of_program_is_refused(tmp_path: Path) -> None:
-    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None
+    assert child.stdout is not None
     try:
+        child.stdin.write(b"ready\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b"ready\n"  # its exec is over: until then it has no command line
         (tmp_path / "pid").write_text(f"{child.pid}\n")
         result = terminate(tmp_path / "pid")
         assert (result.outcome, result.exit_code) == ("refused", 2)
         assert "cat" in result.message
         assert child.poll() is None
     finally:
-        assert child.stdin is not None
         child.stdin.close()
         child.wait()
+        child.stdout.close()
 
 
 @pytest.mark.parametrize("pid", [-1, 0, 1, 2**40, -os.getpgrp()])

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 _PAGE: Final = mmap.PAGESIZE
 _HUGE: Final = 2 << 20
+_KEPT: Final = 2  # of a size, whatever the limit says
 _Loan = weakref.ref[npt.NDArray[Any]]
 
 
@@ -48,14 +49,15 @@ class _Mapping:
             # A kernel without transparent huge pages refuses; small pages serve as well, a little slower.
             with contextlib.suppress(OSError):
                 self.memory.madvise(mmap.MADV_HUGEPAGE, self.offset, size)
-        np.frombuffer(self.memory, np.uint8, size, self.offset).fill(0)
+        np.frombuffer(self.memory, np.uint8, size, self.offset)[::_PAGE] = 0  # the kernel has zeroed the rest
 
 
 class ArrayPool:
     """Arrays whose memory is recycled.
 
     Args:
-        max_idle_bytes: Idle memory kept for later; what comes back beyond it is given to the system.
+        max_idle_bytes: Idle memory kept for later; what comes back beyond it is given to the system, except that two
+            arrays of a size are always kept (a batch of many cameras may be larger than any such limit).
 
     Thread-safe; ``take`` never waits. Arrays may outlive the pool. A child made by ``fork`` has private copies.
     """
@@ -83,7 +85,7 @@ class ArrayPool:
         dtype = np.dtype(dtype)
         if dtype.hasobject:
             raise ValueError(f"dtype {dtype} holds Python objects; recycled memory cannot")
-        size = max(1, -(-prod(shape) * dtype.itemsize // _PAGE)) * _PAGE
+        size = _size(shape, dtype)
         try:
             mapping = self._idle[size].pop()
         except (KeyError, IndexError):
@@ -93,10 +95,21 @@ class ArrayPool:
         self._loans[id(loan)] = (loan, mapping)
         return array
 
-    def warm(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint8, count: int = 1) -> None:
-        """Map and touch memory for ``count`` arrays now rather than at their first use."""
-        arrays = [self.take(shape, dtype) for _ in range(count)]
-        arrays.clear()
+    def add(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint8, count: int = 1) -> None:
+        """Map and touch memory for ``count`` more arrays now rather than at their first use.
+
+        Each costs the kernel milliseconds; a source pays them before it counts as running. Blocks that long.
+
+        Args:
+            shape: Of the arrays.
+            dtype: Of the arrays.
+            count: How many; fewer where ``max_idle_bytes`` is reached.
+        """
+        size = _size(shape, np.dtype(dtype))
+        for _ in range(count):
+            if not self._room(size):
+                return
+            self._idle.setdefault(size, deque()).append(self._map(size))
 
     @property
     def idle_bytes(self) -> int:
@@ -122,5 +135,14 @@ class ArrayPool:
 
     def _returned(self, loan: _Loan) -> None:
         _, mapping = self._loans.pop(id(loan))
-        if self.idle_bytes + mapping.size <= self.max_idle_bytes:
+        if self._room(mapping.size):
             self._idle[mapping.size].append(mapping)
+
+    def _room(self, size: int) -> bool:
+        """Whether one more mapping may idle."""
+        return len(self._idle.get(size, ())) < _KEPT or self.idle_bytes + size <= self.max_idle_bytes
+
+
+def _size(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Bytes of the mapping under such an array: whole pages."""
+    return max(1, -(-prod(shape) * dtype.itemsize // _PAGE)) * _PAGE

@@ -15,19 +15,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
+
 from comux.account import Account, AccountSnapshot, total
-from comux.decoders.interface import Decoder, DecoderOptions
+from comux.decoders.interface import Decoder, DecoderOptions, Picture
 from comux.decoders.pool import ArrayPool
-from comux.errors import (
-    ClosedError,
-    ComuxError,
-    ConfigError,
-    ConnectError,
-    UnknownSourceError,
-)
+from comux.errors import ClosedError, ComuxError, ConfigError, ConnectError, UnknownSourceError
 from comux.multiplexer.assemble import Assembler
 from comux.multiplexer.emit import Emitter
-from comux.multiplexer.pictures import Hub
+from comux.multiplexer.pictures import Hub, StoreMode
 from comux.multiplexer.results import ResultFuture, Results
 from comux.multiplexer.shared import FrameSharer
 from comux.multiplexer.source import Source
@@ -36,6 +32,8 @@ from comux.options import CamId, SourceOptions, topic_name
 from comux.records import Record
 from comux.telemetry import EventLog
 from comux.transport import Broker, Consumer, check_engine, connect, parse_address
+
+_log = logging.getLogger("comux.multiplexer")
 
 _JOIN: Final = 5.0
 _FILLED_IN: Final = ("consume_topic", "produce_topic", "address", "produce_address", "share_frames")
@@ -116,6 +114,7 @@ class Core:
         self._changing = threading.RLock()
         self._engines: dict[str, Broker] = {}
         self._engines_lock = threading.Lock()
+        self._warmed: set[tuple[tuple[int, ...], np.dtype[Any]]] = set()
         self._connected: dict[str, Consumer] = {}
         self._past: dict[str, tuple[CamId, list[Account]]] = {}
         self._pid = os.getpid()
@@ -168,7 +167,29 @@ class Core:
     def around(self) -> Surroundings:
         """What sources are given."""
         received = None if self.emitter is None else self.emitter.received
-        return Surroundings(self.hub, self.events, self.pool, self._engine_of, self._decoder, received, self._threads)
+        return Surroundings(
+            self.hub, self.events, self.pool, self._engine_of, self._decoder, received, self._threads, self._warm
+        )
+
+    def _warm(self, mode: StoreMode, picture: Picture) -> None:
+        """A source's first picture is there: map and touch the memory that its pictures will need.
+
+        Kept ``freshest``, they are converted by whoever takes a batch, into one block for all sources: the first
+        source to come makes two of that shape.
+        """
+        try:
+            shape, dtype = picture.array_spec()
+            if mode == "every_frame":
+                self.pool.add(shape, dtype, 3)
+                return
+            block = (len(self.table.sources), *shape)
+            with self._engines_lock:
+                if (block, dtype) in self._warmed:
+                    return
+                self._warmed.add((block, dtype))
+            self.pool.add(block, dtype, 2)
+        except Exception as exc:  # noqa: BLE001 - a picture that cannot become an array is told of where it is converted
+            _log.debug("no memory made ready: %s", exc)
 
     def _threads(self) -> int:
         """Codec threads of a finite source: the cores that would be idle otherwise."""

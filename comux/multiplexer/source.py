@@ -31,14 +31,7 @@ from typing import Final
 
 from comux.account import Account
 from comux.decoders.interface import ABSORBED, Decoder, Outcome, Picture
-from comux.errors import (
-    ClosedError,
-    ComuxError,
-    ConfigError,
-    EndOfStream,
-    UnknownTopicError,
-    UnsupportedError,
-)
+from comux.errors import ClosedError, ComuxError, ConfigError, EndOfStream, UnknownTopicError, UnsupportedError
 from comux.multiplexer.acks import Acks
 from comux.multiplexer.intake import Intake
 from comux.multiplexer.lag import DEFAULT_RECORDS, LagLimits, LagRule, Step
@@ -500,6 +493,8 @@ class Source:
 
     def _keep(self, picture: Picture, packet: Record, first: bool) -> None:
         self._rule.gave_picture()
+        if self.size is None:
+            self._around.warm(self.store.mode, picture)  # before it counts as running
         self.size = (picture.width, picture.height)
         limiter = self._limiter
         if limiter is not None and not limiter.take(picture.record.timestamp_ns):

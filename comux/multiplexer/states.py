@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from comux.decoders import canonical_codec
-from comux.decoders.interface import Decoder, DecoderOptions
+from comux.decoders.interface import Decoder, DecoderOptions, Picture
 from comux.decoders.pool import ArrayPool
 from comux.errors import ConfigError
-from comux.multiplexer.pictures import Hub
+from comux.multiplexer.pictures import Hub, StoreMode
 from comux.options import CamId, SourceOptions
 from comux.records import Record
 from comux.telemetry import EventLog
@@ -42,6 +42,7 @@ class Surroundings:
         decoder: Makes a decoder.
         received: Called with every packet in offset order (``emit="all"``), or ``None``.
         threads: How many codec threads a finite source may have.
+        warm: Makes memory for pictures like this one ready, kept by a mode; may take milliseconds.
     """
 
     hub: Hub
@@ -51,6 +52,7 @@ class Surroundings:
     decoder: Callable[[DecoderOptions], Decoder]
     received: Callable[[CamId, Record], None] | None = None
     threads: Callable[[], int] = lambda: 1
+    warm: Callable[[StoreMode, Picture], None] = lambda mode, picture: None
 
 
 def decoder_options(options: SourceOptions, *, threads: int = 1, topic: TopicInfo | None = None) -> DecoderOptions:

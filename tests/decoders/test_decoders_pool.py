@@ -37,13 +37,22 @@ def test_recycled_only_after_the_last_view():
 
 def test_steady_use_maps_nothing_more():
     pool = ArrayPool()
-    pool.warm((360, 640, 3), count=2)
+    pool.add((360, 640, 3), count=2)
     assert pool.mapped == 2
     for _ in range(100):
         first, second = pool.take((360, 640, 3)), pool.take((360, 640, 3))
         assert not np.shares_memory(first, second)
         del first, second
     assert pool.mapped == 2 and pool.lent == 0
+
+
+def test_two_arrays_that_are_larger_than_the_limit_are_recycled_all_the_same():
+    pool = ArrayPool(max_idle_bytes=1 << 20)
+    arrays = [pool.take((3 << 20,)) for _ in range(3)]
+    arrays.clear()
+    assert pool.idle_bytes == 2 * (3 << 20)
+    arrays = [pool.take((3 << 20,)) for _ in range(2)]
+    assert pool.mapped == 3
 
 
 @pytest.mark.parametrize("shape", [(1080, 1920, 3), (7, 5), (1,), (), (0, 4), (721, 1281, 3)])
@@ -62,6 +71,8 @@ def test_idle_memory_is_bounded():
     pool = ArrayPool(max_idle_bytes=1 << 20)
     arrays = [pool.take((300_000,)) for _ in range(8)]
     arrays.clear()
+    assert 0 < pool.idle_bytes <= 1 << 20
+    pool.add((300_000,), count=9)
     assert 0 < pool.idle_bytes <= 1 << 20
     other = pool.take((900_000,))
     assert pool.idle_bytes + other.nbytes <= (1 << 20) + 8192

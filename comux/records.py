@@ -6,8 +6,12 @@ Must never know: engines, codecs, sources.
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 Header = tuple[str, bytes | None]
@@ -19,14 +23,37 @@ KEYFRAME: Final = 0x01  #: a decoder can start at this record
 # Reserved header names. Values are ASCII unless said otherwise.
 HEADER_SEQUENCE: Final = "comux-seq"  #: decimal; rises by 1 per packet of one life of a feed, starts at 0
 HEADER_CRC32C: Final = "comux-crc32c"  #: 8 hex digits; CRC-32C (Castagnoli, RFC 3720) of the value
+HEADER_CLOCK: Final = "comux-clock"  #: 12 hex digits; whose clock the timestamp is by, see ``clock_owner``
 HEADER_CODEC: Final = "comux-codec"  #: codec name of the value: h264, hevc, mjpeg, vp9, av1, raw, frames
 HEADER_DTYPE: Final = "comux-dtype"  #: numpy dtype string of a raw array (``numpy.dtype.str``, or JSON for structured)
 HEADER_SHAPE: Final = "comux-shape"  #: JSON list of the array's shape
 HEADER_TYPES: Final = "comux-types"  #: JSON object name -> type tag; which headers are results and how they decode
 HEADER_SOURCE: Final = "comux-source"  #: JSON ``[topic, epoch, offset]`` of the record this one re-emits
 RESERVED_HEADERS: Final = frozenset(
-    {HEADER_SEQUENCE, HEADER_CRC32C, HEADER_CODEC, HEADER_DTYPE, HEADER_SHAPE, HEADER_TYPES, HEADER_SOURCE}
+    {
+        HEADER_SEQUENCE,
+        HEADER_CRC32C,
+        HEADER_CLOCK,
+        HEADER_CODEC,
+        HEADER_DTYPE,
+        HEADER_SHAPE,
+        HEADER_TYPES,
+        HEADER_SOURCE,
+    }
 )
+
+
+@functools.cache
+def clock_owner() -> bytes:
+    """This host's name for ``HEADER_CLOCK``: 12 hex digits that every process and container of one boot shares.
+
+    A digest of the kernel's boot id, so that it tells nothing else; of the host's name where there is no boot id.
+    """
+    try:
+        name = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    except OSError:
+        name = socket.gethostname().encode()
+    return hashlib.sha256(b"comux-clock:" + name).hexdigest()[:12].encode()
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """Publishing: a feed's packets onto a topic, paced, stamped and counted.
 
-Every packet becomes one record: value = the packet; headers ``comux-seq``, ``comux-crc32c``, ``comux-codec``; the
-``KEYFRAME`` flag; the timestamp is when the picture was taken; the key is the camera's id.
+Every packet becomes one record: value = the packet; headers ``comux-seq``, ``comux-crc32c``, ``comux-clock``,
+``comux-codec``; the ``KEYFRAME`` flag; the timestamp is when the picture was taken; the key is the camera's id.
 
 How a stream ends: after the feed's last packet, at a limit, and when ``stop`` is set, ``Producer.end()`` closes the
 epoch and every consumer sees the end. An exception or a killed process is no end: consumers wait for the camera to come
@@ -24,6 +24,7 @@ import numpy.typing as npt
 from comux.account import Account, AccountSnapshot
 from comux.errors import ComuxError, ConfigError, TopicExistsError, WaitTimeoutError
 from comux.records import (
+    HEADER_CLOCK,
     HEADER_CODEC,
     HEADER_CRC32C,
     HEADER_DTYPE,
@@ -31,6 +32,7 @@ from comux.records import (
     HEADER_SHAPE,
     KEYFRAME,
     Header,
+    clock_owner,
 )
 from comux.transport import Broker, Producer, TopicSpec, connect
 
@@ -217,6 +219,7 @@ class _Run:
         self._feed = feed
         self._producer = producer
         self._key = key
+        self._clock: Header = (HEADER_CLOCK, clock_owner())
         self._codec: Header = (HEADER_CODEC, feed.facts.codec.encode())
         self._account = Account()
         self._faults: list[InjectedFault] = []
@@ -274,6 +277,7 @@ class _Run:
         headers = (
             (HEADER_SEQUENCE, b"%d" % packet.seq),
             (HEADER_CRC32C, b"%08x" % packet.crc),
+            self._clock,
             self._codec,
         )
         flags = KEYFRAME if packet.keyframe else 0
@@ -410,6 +414,7 @@ def _array_headers(array: npt.NDArray[Any], seq: int) -> Sequence[Header]:
     return (
         (HEADER_SEQUENCE, b"%d" % seq),
         (HEADER_CRC32C, b"%08x" % checksum),
+        (HEADER_CLOCK, clock_owner()),
         (HEADER_CODEC, b"raw"),
         (HEADER_DTYPE, array.dtype.str.encode()),
         (HEADER_SHAPE, shape.encode()),

@@ -236,13 +236,15 @@ class Assembler:
         if wanted.max_age is not None:
             limit_ns = time.time_ns() - int(wanted.max_age * 1e9)
             for source in sources:
-                source.store.drop_older_than(limit_ns, "stale")
+                source.store.drop_older_than(limit_ns, "stale", source.intake.captured_ns)
         if wanted.align is not None:
-            picks = [entry.record.timestamp_ns for source in sources if (entry := source.store.peek()) is not None]
+            picks = [
+                source.intake.captured_ns(entry) for source in sources if (entry := source.store.peek()) is not None
+            ]
             if picks:
                 limit_ns = max(picks) - int(wanted.align * 1e9)
                 for source in sources:
-                    source.store.drop_older_than(limit_ns, "align")
+                    source.store.drop_older_than(limit_ns, "align", source.intake.captured_ns)
         return {source for source in sources if len(source.store)}
 
     # -- converting ------------------------------------------------------------------------------------------------
@@ -330,6 +332,7 @@ def _convert_one(claim: _Claim, entry: Entry, out: npt.NDArray[Any]) -> None:
 
 def _item(source: Source, entry: Entry, array: Any, now_ns: int, mono_ns: int) -> Item:
     record = entry.record
+    behind_ns, estimated = source.intake.clock.behind((entry.packet or record).offset)
     stamps = Timestamps(
         record.timestamp_ns / 1e9,
         record.append_ns / 1e9 if record.append_ns else None,
@@ -345,6 +348,8 @@ def _item(source: Source, entry: Entry, array: Any, now_ns: int, mono_ns: int) -
         identity=entry.identity,
         degraded=entry.degraded,
         timestamps=stamps,
+        clock_behind=behind_ns / 1e9,
+        age_estimated=estimated,
     )
 
 

@@ -65,9 +65,22 @@ class Item:
         record: The packet; ``None`` where the item is empty.
         identity: ``(epoch, offset, sub)`` of the packet; ``None`` where the item is empty.
         degraded: Decoded across damage.
+        age_estimated: ``age`` is an estimate: the timestamp is by another host's clock, or by one that was set.
     """
 
-    __slots__ = ("array", "cam_id", "degraded", "identity", "index", "reason", "record", "status", "timestamps")
+    __slots__ = (
+        "_clock_behind",
+        "age_estimated",
+        "array",
+        "cam_id",
+        "degraded",
+        "identity",
+        "index",
+        "reason",
+        "record",
+        "status",
+        "timestamps",
+    )
 
     def __init__(
         self,
@@ -80,6 +93,8 @@ class Item:
         identity: Identity | None = None,
         degraded: bool = False,
         timestamps: Timestamps | None = None,
+        clock_behind: float = 0.0,
+        age_estimated: bool = False,
     ) -> None:
         self.cam_id = cam_id
         self.status = status
@@ -90,12 +105,18 @@ class Item:
         self.index: int | None = None if identity is None else identity.offset
         self.degraded = degraded
         self.timestamps = timestamps or Timestamps()
+        self.age_estimated = age_estimated
+        self._clock_behind = clock_behind
 
     @property
     def age(self) -> float | None:
-        """Seconds from capture to delivery; ``None`` where the item is empty."""
+        """Seconds from capture to delivery; ``None`` where the item is empty.
+
+        Where ``age_estimated``: less the distance of the two clocks, which is estimated from the record that travelled
+        fastest in the last ten minutes; so it is too short by that record's journey.
+        """
         capture, delivered = self.timestamps.capture, self.timestamps.delivered
-        return None if capture is None or delivered is None else delivered - capture
+        return None if capture is None or delivered is None else delivered - capture - self._clock_behind
 
     @property
     def packet(self) -> bytes | None:

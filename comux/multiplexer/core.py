@@ -429,6 +429,7 @@ class Core:
         finally:
             if same and consumer is None:
                 new.intake.position = old.position
+                new.intake.clock = old.intake.clock
             new.start()
         return new
 

@@ -16,7 +16,9 @@ from typing import Final
 
 from comux.account import Account
 from comux.errors import ComuxError, EndOfStream
+from comux.multiplexer.clocks import SourceClock
 from comux.multiplexer.pacing import PeriodMeter
+from comux.multiplexer.pictures import Entry
 from comux.multiplexer.retention import record_bytes
 from comux.records import Record
 from comux.transport import Consumer
@@ -25,6 +27,7 @@ _log = logging.getLogger("comux.multiplexer")
 
 PLACE: Final = "queue"
 _READ_AHEAD: Final = 64
+_DOUBTFUL: Final = 1.0  # seconds behind from which the next packet is read before its age is believed
 
 
 class Intake:
@@ -35,8 +38,10 @@ class Intake:
         queue_bytes: Bytes read ahead at most.
         received: Called with every packet in offset order.
         position: Offset to go on at; ``None`` where none is known.
+        clock: Learns the timestamps of the packets; ``None``: one of its own.
 
     Attributes:
+        clock: Says how old packets are.
         consumer: ``None`` while there is none.
         position: Offset after the newest packet read (or jumped to); ``None`` before there was a consumer, and in a
             group before the first packet.
@@ -50,7 +55,9 @@ class Intake:
         queue_bytes: int,
         received: Callable[[Record], None] | None,
         position: int | None = None,
+        clock: SourceClock | None = None,
     ) -> None:
+        self.clock = SourceClock() if clock is None else clock
         self.consumer: Consumer | None = None
         self.position = position
         self.arrivals = PeriodMeter()
@@ -89,38 +96,60 @@ class Intake:
         return records[0]
 
     def _admit(self, records: list[Record]) -> None:
-        now = time.monotonic_ns()
+        now, now_unix_ns = time.monotonic_ns(), time.time_ns()
         for record in records:
             lapped = record.skipped - self._expected_skip
             self._expected_skip = 0
             self._account.skip("lapped", lapped)
             self._account.receive(PLACE)
             self.arrivals.tick(now)
+            self.clock.observe(record, now_unix_ns)
             self.position = record.offset + 1
             if self._received is not None:
                 self._received(record)
         self.last_ns = now
 
     def lag(self) -> tuple[int, float]:
-        """Records and seconds behind, now. For the source's thread."""
+        """Records and seconds behind, now. For the source's thread.
+
+        A packet that looks old may be the first after its producer's clock was set, which is known only when it was
+        read. So it is: else the lag rule would throw away the stream for it.
+        """
         consumer = self.open()
         records = consumer.lag() + len(self._queue)
-        seconds = 0.0
-        if self._queue:
-            seconds = max(0.0, time.time() - self._queue[0].timestamp)
-        elif records:
-            seconds = consumer.lag_seconds()
+        seconds = self._seconds_behind(consumer, records)
+        if seconds > _DOUBTFUL and not self._queue:
+            with contextlib.suppress(EndOfStream):  # seen again, and acted upon, by ``next``
+                ahead = consumer.poll(0)
+                self._admit(ahead)
+                self._queue.extend(ahead)
+            seconds = self._seconds_behind(consumer, records)
         self._lag_seen = (records, seconds, time.monotonic_ns())
         return records, seconds
+
+    def _seconds_behind(self, consumer: Consumer, records: int) -> float:
+        """Age of the next packet by this host's clock, at least 0. From any thread."""
+        if not records:
+            return 0.0
+        try:
+            head = self._queue[0]
+        except IndexError:  # also where the source's thread takes it just now
+            return max(0.0, consumer.lag_seconds() - self.clock.newest_behind_ns / 1e9)
+        return max(0.0, (time.time_ns() - head.timestamp_ns - self.clock.behind(head.offset)[0]) / 1e9)
 
     def lag_figures(self) -> tuple[int, float, float]:
         """Records and seconds behind, and how old that figure is in seconds. From any thread."""
         consumer = self.consumer
         if consumer is not None:
             with contextlib.suppress(ComuxError):
-                self._lag_seen = (consumer.lag() + len(self._queue), consumer.lag_seconds(), time.monotonic_ns())
+                behind = consumer.lag() + len(self._queue)
+                self._lag_seen = (behind, self._seconds_behind(consumer, behind), time.monotonic_ns())
         records, seconds, seen_ns = self._lag_seen
         return records, seconds, (time.monotonic_ns() - seen_ns) / 1e9
+
+    def captured_ns(self, entry: Entry) -> int:
+        """When a picture was taken, Unix nanoseconds by this host's clock. From any thread."""
+        return entry.record.timestamp_ns + self.clock.behind((entry.packet or entry.record).offset)[0]
 
     def next_offset(self) -> int:
         """Offset of the next packet to be decoded; 0 in a group, whose members cannot seek."""
@@ -140,6 +169,8 @@ class Intake:
         flagged = consumer.newest_keyframe()
         if flagged is not None:
             return flagged
+        if self._queue and self._queue[0].keyframe:
+            return self._queue[0].offset  # keyframes are flagged, and this is the newest
         room = self._queue_bytes - sum(record_bytes(record) for record in self._queue)
         while room > 0:
             try:
@@ -179,6 +210,7 @@ class Intake:
         """Another stream begins under the same name: no offset of the old one means anything any more."""
         self.drop_queue(cause)
         self.position = self._start_ahead = None
+        self.clock.forget()
 
     def adopt(self, consumer: Consumer) -> None:
         """Read from ``consumer`` from now on. Its place is ours even before a packet came: whoever opens the next

@@ -203,10 +203,10 @@ class PictureStore:
         self._forget(self._entries.popleft(), cause)
         self._room.notify()
 
-    def drop_older_than(self, capture_ns: int, cause: str) -> int:
-        """Give up every leading picture captured before ``capture_ns``; returns how many."""
+    def drop_older_than(self, capture_ns: int, cause: str, captured: Callable[[Entry], int]) -> int:
+        """Give up every leading picture that was ``captured`` before ``capture_ns``; returns how many."""
         dropped = 0
-        while self._entries and self._entries[0].record.timestamp_ns < capture_ns:
+        while self._entries and captured(self._entries[0]) < capture_ns:
             self.drop_oldest(cause)
             dropped += 1
         return dropped

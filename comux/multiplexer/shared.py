@@ -16,6 +16,7 @@ import numpy.typing as npt
 from comux.decoders.interface import ArrayFormat, Picture
 from comux.errors import ComuxError
 from comux.options import CamId
+from comux.records import HEADER_CLOCK
 from comux.telemetry import EventLog
 from comux.transport import Broker, Producer, TopicSpec
 
@@ -66,6 +67,9 @@ class FrameSharer:
 
         try:
             value, headers, flags = encode_shared_frame(array, picture.record, self._array_format)
+            owner = picture.record.header(HEADER_CLOCK)
+            if owner is not None:  # the frame keeps the packet's timestamp
+                headers = (*headers, (HEADER_CLOCK, owner))
             if self._producer is None:
                 self._producer = self._open(int(memoryview(value).nbytes))
             self._producer.send(

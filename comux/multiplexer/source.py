@@ -33,6 +33,7 @@ from comux.account import Account
 from comux.decoders.interface import ABSORBED, Decoder, Outcome, Picture
 from comux.errors import ClosedError, ComuxError, ConfigError, EndOfStream, UnknownTopicError, UnsupportedError
 from comux.multiplexer.acks import Acks
+from comux.multiplexer.clocks import SourceClock
 from comux.multiplexer.intake import Intake
 from comux.multiplexer.lag import DEFAULT_RECORDS, LagLimits, LagRule, Step
 from comux.multiplexer.pacing import PeriodMeter, RateLimiter
@@ -115,6 +116,7 @@ class Source:
             options.queue_bytes,
             None if received is None else lambda record: received(options.cam_id, record),
             position,
+            SourceClock(str(options.cam_id), around.events),
         )
         self._hub = around.hub
         self._sharer = sharer
@@ -320,6 +322,7 @@ class Source:
         if consumer is not None:
             self.intake.adopt(consumer)  # first of all, so that it is closed whatever happens
         broker = self._around.broker(options)
+        self.intake.clock.local = broker.capabilities.views  # which only an engine on this machine can give
         info = broker.topic(self.topic)
         if self._first_try:
             if self.known_finite is None:

@@ -15,10 +15,12 @@ def source_status(source: Source) -> dict[str, Any]:
 
     ``fps`` is of pictures decoded and kept, ``delivered_fps`` of what callers took; ``lag_figure_age`` says how old the
     two lag figures are; ``age`` is the last delivered picture's, from capture to delivery.
+    ``clock_behind``: seconds that the clock of the newest packet is behind this host's, 0 where it is this host's own;
+    ``age_estimated``: whether that is an estimate, and with it the ages; ``clock_epochs``: how often it was set.
     """
     records, seconds, figure_age = source.lag()
     now = time.monotonic_ns()
-    options = source.options
+    options, clock = source.options, source.intake.clock
     return {
         "state": str(source.state),
         "reason": source.reason,
@@ -36,6 +38,9 @@ def source_status(source: Source) -> dict[str, Any]:
         "lag_seconds": round(seconds, 6),
         "lag_figure_age": round(figure_age, 6),
         "age": source.last_age,
+        "age_estimated": clock.estimated,
+        "clock_behind": round(clock.newest_behind_ns / 1e9, 6),
+        "clock_epochs": clock.epochs,
         "position": source.position,
         "jumps": source.jumps,
         "restarts": source.restarts,

@@ -325,7 +325,10 @@ class Consumer(Handle):
 
     @abstractmethod
     def lag_seconds(self, topic: str | None = None) -> float:
-        """Age of the next unread record; 0.0 where there is none."""
+        """Age of the next unread record by this host's clock; 0.0 where there is none.
+
+        Negative where the clock of whoever stamped it is ahead.
+        """
 
     @abstractmethod
     def commit(self) -> None:

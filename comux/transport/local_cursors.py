@@ -109,7 +109,7 @@ class Cursor(ABC):
         while offset < high:  # aborted records have no timestamp
             stamp = log.timestamp_at(offset)
             if stamp is not None:
-                return max(0.0, (time.time_ns() - stamp) / 1e9)
+                return (time.time_ns() - stamp) / 1e9
             offset = max(offset + 1, log.log_start)
         return 0.0
 

@@ -368,7 +368,7 @@ class MemoryConsumer(Consumer):
         with self._store.lock:
             cursor = self._cursor(topic)
             stored = cursor.log.get(max(self._next(cursor), cursor.log.tail))
-            return 0.0 if stored is None else max(0.0, (time.time_ns() - stored.timestamp_ns) / 1e9)
+            return 0.0 if stored is None else (time.time_ns() - stored.timestamp_ns) / 1e9
 
     def ended(self, topic: str | None = None) -> bool:
         with self._store.lock:

@@ -23,7 +23,7 @@ def main() -> None:
     idle = ["idle.py"]
     if options.quick:
         ring += ["--rounds", "1", "--seconds", "0.1"]
-        video += ["--rounds", "1", "--frames", "30", "--cameras", "1,4"]
+        video += ["--rounds", "1", "--frames", "60", "--cameras", "1,4"]
         idle += ["--seconds", "2"]
     if options.folder is not None:
         ring += ["--json", str(options.folder / "ring.json")]

@@ -2,6 +2,9 @@
 
 All decode the same H.264 packets. ``decode only`` converts and keeps nothing: no way of delivering frames can be
 faster on these cores, so it is the ceiling.
+
+Each adapter returns when every frame was there (monotonic seconds, rising). The rate is that of the frames after the
+first second of video of every camera: threads, codecs and memory are warm then, for all alike.
 """
 
 from __future__ import annotations
@@ -17,6 +20,14 @@ import numpy as np
 
 # The frames are taken by one consumer, as a model would: it looks at a few bytes of each.
 TOUCH = (0, 0, 0)
+# Frames per camera that are not counted.
+WARM_UP = 30
+
+
+def rate(times: list[float], cameras: int) -> float:
+    """Frames per second after the warm-up."""
+    first = WARM_UP * cameras
+    return (len(times) - first - 1) / (times[-1] - times[first])
 
 
 def _packets(clip: Path) -> list[bytes]:
@@ -36,33 +47,27 @@ def _decoder() -> Any:
     return context
 
 
-def _in_threads(cameras: int, work: Callable[[], None]) -> None:
+def decode_only(clip: Path, cameras: int) -> list[float]:
+    """The ceiling: one thread per camera, nothing converted."""
+    import av
+
+    data = _packets(clip)
+    times: list[float] = []
+
+    def work() -> None:
+        context = _decoder()
+        for packet in [*data, None]:
+            times.extend(time.monotonic() for _ in context.decode(None if packet is None else av.Packet(packet)))
+
     threads = [threading.Thread(target=work) for _ in range(cameras)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    return sorted(times)
 
 
-def decode_only(clip: Path, cameras: int) -> tuple[int, float]:
-    """The ceiling: one thread per camera, nothing converted."""
-    import av
-
-    data = _packets(clip)
-    counts: list[int] = []
-
-    def work() -> None:
-        context, n = _decoder(), 0
-        for packet in data:
-            n += len(context.decode(av.Packet(packet)))
-        counts.append(n + len(context.decode(None)))
-
-    start = time.monotonic()
-    _in_threads(cameras, work)
-    return sum(counts), time.monotonic() - start
-
-
-def pyav_threads(clip: Path, cameras: int) -> tuple[int, float]:
+def pyav_threads(clip: Path, cameras: int) -> list[float]:
     """A PyAV loop per thread with ``to_ndarray``, frames handed over a queue."""
     import av
 
@@ -79,7 +84,7 @@ def pyav_threads(clip: Path, cameras: int) -> tuple[int, float]:
     return _take(frames, cameras, work)
 
 
-def opencv_threads(clip: Path, cameras: int) -> tuple[int, float]:
+def opencv_threads(clip: Path, cameras: int) -> list[float]:
     """An OpenCV VideoCapture per thread, frames handed over a queue."""
     import cv2
 
@@ -98,26 +103,25 @@ def opencv_threads(clip: Path, cameras: int) -> tuple[int, float]:
     return _take(frames, cameras, work)
 
 
-def _take(frames: queue.Queue[Any], cameras: int, work: Callable[[], None]) -> tuple[int, float]:
-    start = time.monotonic()
+def _take(frames: queue.Queue[Any], cameras: int, work: Callable[[], None]) -> list[float]:
     threads = [threading.Thread(target=work) for _ in range(cameras)]
     for thread in threads:
         thread.start()
-    left, n, touched = cameras, 0, 0
+    left, touched = cameras, 0
+    times: list[float] = []
     while left:
         frame = frames.get()
         if frame is None:
             left -= 1
             continue
         touched += int(frame[TOUCH])
-        n += 1
-    seconds = time.monotonic() - start
+        times.append(time.monotonic())
     for thread in threads:
         thread.join()
-    return n, seconds
+    return times
 
 
-def comux_loop(clip: Path, cameras: int) -> tuple[int, float]:
+def comux_loop(clip: Path, cameras: int) -> list[float]:
     """comux: the packets on shared-memory topics, one ``get_batch`` loop."""
     from comux import Comux, TopicSpec, connect
 
@@ -132,22 +136,21 @@ def comux_loop(clip: Path, cameras: int) -> tuple[int, float]:
                     for packet in data:
                         producer.send(packet)
                     producer.end()
-            n, touched = 0, 0
-            start = time.monotonic()
+            touched = 0
+            times: list[float] = []
             with Comux(ids, address="shm://bench-video", start="beginning", mode="every_frame") as loop:
                 for batch in loop:
                     for _, _, array in batch:
                         if array is not None:
                             touched += int(array[TOUCH])
-                            n += 1
-                seconds = time.monotonic() - start
+                            times.append(time.monotonic())
         finally:
             for name in broker.topics():
                 broker.delete_topic(name, force=True)
-    return n, seconds
+    return times
 
 
-ALL: dict[str, Callable[[Path, int], tuple[int, float]]] = {
+ALL: dict[str, Callable[[Path, int], list[float]]] = {
     "decode only (ceiling)": decode_only,
     "comux": comux_loop,
     "PyAV loop per thread": pyav_threads,

@@ -356,7 +356,7 @@ class RecordsContract(ContractBase):
             {"dtype": "f4", "shape": (-1, 2)},
             {"first_offset": -1},
             {"group_grace": -1.0},
-            {"metadata": {"x": object()}},
+            {"metadata": {"x": {1}}},
         ],
         ids=str,
     )

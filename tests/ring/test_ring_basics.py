@@ -987,7 +987,8 @@ def test_ctrl_c_interrupts_a_wait(folder: Path, call: str) -> None:
         r.member("slow", durable=True).close()
         child = spawn(
             f"p = r.producer(); m = r.member('g'); l = r.reader()\n{'p.put(bytes(1))' if 'put' in call else ''}\n"
-            f"print('ready', flush=True)\ntry:\n {call}\nexcept KeyboardInterrupt:\n print('interrupted', flush=True)\n"
+            f"try:\n print('ready', flush=True)\n {call}\n"
+            "except KeyboardInterrupt:\n print('interrupted', flush=True)\n"
         )
         assert child.stdout.readline() == "ready\n"
         if "poll" not in call:
@@ -1068,7 +1069,7 @@ def test_a_session_topic_goes_with_its_last_user_and_force_removes(folder: Path)
         {"max_ports": 0},
         {"max_groups": 65},
         {"group_grace": -1},
-        {"metadata": {"x": object()}},
+        {"metadata": {"x": {1}}},
         {"metadata": {"x": "y" * 4000}},
         {"first_offset": -1},
         {"max_record": 0},

@@ -97,6 +97,31 @@ print(empty.check(), full.check())
     assert in_child(setup(call, None) + code).split("\n")[:2] == ["interrupted True", "[] []"]
 
 
+@pytest.mark.parametrize("call", CALLS)
+def test_ctrl_c_that_interrupts_no_system_call_ends_a_wait(call: str, in_child: Callable[..., str]) -> None:
+    """Another thread receives the signal; it is the same for one that comes just before the wait falls asleep."""
+    code = """
+masked, over = threading.Event(), threading.Event()
+def interrupt():
+    masked.wait()
+    os.kill(os.getpid(), signal.SIGINT)
+    over.wait()
+thread = threading.Thread(target=interrupt)
+thread.start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+masked.set()
+began = time.monotonic()
+try:
+    call()
+    print("returned")
+except KeyboardInterrupt:
+    print("interrupted", time.monotonic() - began < 10)
+over.set()
+print(empty.check(), full.check())
+"""
+    assert in_child(setup(call, None) + code).split("\n")[:2] == ["interrupted True", "[] []"]
+
+
 @pytest.mark.parametrize(("call", "writers"), [(call, "many") for call in CALLS] + [("put", "one"), ("claim", "one")])
 def test_a_handler_that_returns_keeps_the_deadline(call: str, writers: str, in_child: Callable[..., str]) -> None:
     code = """

@@ -273,7 +273,7 @@ static int sleep_on_all(Armed *armed, Py_ssize_t n, int64_t deadline)
             if (x->member) quiet = quiet && LD(a->groups[x->member->m.group].done) == LD(a->groups[x->member->m.group].next);
             cx_wait_expired(a, &x->w, quiet);
         }
-    return e == EINTR ? PyErr_CheckSignals() : 0;
+    return PyErr_CheckSignals(); /* whatever ended the slice: see cx_sleep */
 }
 
 static PyObject *ready_list(const Armed *armed, const bool *ready, Py_ssize_t n)

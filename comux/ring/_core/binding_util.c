@@ -8,11 +8,11 @@ PyObject *cx_exc_not_retained, *cx_exc_end_of_stream, *cx_exc_closed, *cx_exc_st
 
 static void *block_begin(void) { return PyGILState_Check() ? PyEval_SaveThread() : NULL; }
 
-static int block_end(void *token, int interrupted)
+static int block_end(void *token, int interruptible)
 {
     if (!token) return 0;
     PyEval_RestoreThread(token);
-    return interrupted ? PyErr_CheckSignals() : 0;
+    return interruptible ? PyErr_CheckSignals() : 0;
 }
 
 int cx_util_start(void)
@@ -116,12 +116,12 @@ int cx_sleep(cx_att *a, cx_wait *w, int64_t deadline, bool backs_off)
     Py_BEGIN_ALLOW_THREADS
     e = cx_futex_wait(w->addr, w->value, slice);
     Py_END_ALLOW_THREADS
-    if (e == EINTR) return PyErr_CheckSignals();
     if (e == ETIMEDOUT && whole)
         cx_wait_expired(a, w, backs_off);
     else if (e == ETIMEDOUT)
         cx_short_slice_passed(a);
-    return 0;
+    /* Not only after EINTR: a signal just before the sleep, or one that another thread received, interrupts nothing. */
+    return PyErr_CheckSignals();
 }
 
 void cx_copy(void *to, const void *from, size_t n)

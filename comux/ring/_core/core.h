@@ -60,7 +60,7 @@ int cx_error_errno(void);
 
 /* Hooks of the binding: leave and re-enter the interpreter around a sleep inside cx_lock. end returns -1 where a signal handler raised. */
 extern void *(*cx_hook_block_begin)(void);
-extern int (*cx_hook_block_end)(void *token, int interrupted);
+extern int (*cx_hook_block_end)(void *token, int interruptible);
 
 /* -- attachment ------------------------------------------------------------------------------------------------------------------ */
 typedef struct cx_att {

@@ -201,7 +201,7 @@ static int sleep_slice(cx_att *a, uint32_t word, bool interruptible)
     void *token = cx_hook_block_begin ? cx_hook_block_begin() : NULL;
     FAILPOINT("lock.asleep");
     int e = cx_futex_wait(&a->ctl->lock, word, SLICE_NS);
-    if (cx_hook_block_end && cx_hook_block_end(token, interruptible && e == EINTR) != 0) return -1;
+    if (cx_hook_block_end && cx_hook_block_end(token, interruptible) != 0) return -1;
     return e;
 }
 

@@ -5,6 +5,8 @@ ARGS ?=
 SECONDS ?= 60
 SEED ?=
 RUN := $(VENV)/bin/python
+# Two at a time: half of the tests wait for something, and what only works on an idle machine is wrong.
+PYTEST := -q -p no:cacheprovider -n 2 --dist worksteal
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 .DEFAULT_GOAL := help
@@ -27,13 +29,13 @@ demo: setup  ## four synthetic cameras, decoded, looked at, results re-emitted; 
 test: test-here test-others  ## every test, on every interpreter found
 
 test-here: dev
-	@cd tests && COMUX_TEST_INSTALLED=1 ../$(VENV)/bin/pytest -q -p no:cacheprovider -m "not torture" $(ARGS)
+	@cd tests && COMUX_TEST_INSTALLED=1 ../$(VENV)/bin/pytest $(PYTEST) -m "not torture" $(ARGS)
 
 test-others:
 	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	scripts/other-pythons $$version | while read -r v path; do \
 	    (scripts/setup-venv $$path $(VENV)-$$v requirements-dev.txt && cd tests && \
-	        COMUX_TEST_INSTALLED=1 ../$(VENV)-$$v/bin/pytest -q -p no:cacheprovider -m "core and not torture") </dev/null || exit 1; \
+	        COMUX_TEST_INSTALLED=1 ../$(VENV)-$$v/bin/pytest $(PYTEST) -m "core and not torture") </dev/null || exit 1; \
 	done
 
 check: dev  ## style, types, layers, C warnings as errors

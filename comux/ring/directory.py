@@ -36,8 +36,9 @@ def check_name(name: str) -> str:
 
 
 def path_of(name: str, directory: str | Path | None = None) -> Path:
-    """Path of a topic's file; nothing is created."""
-    return Path(directory if directory is not None else default_directory()) / (check_name(name) + SUFFIX)
+    """Absolute path of a topic's file, so that it can be removed after a ``chdir``; nothing is created."""
+    base = Path(directory) if directory is not None else default_directory()
+    return base.absolute() / (check_name(name) + SUFFIX)
 
 
 def names(directory: str | Path | None = None) -> list[str]:

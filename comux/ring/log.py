@@ -8,9 +8,16 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from comux.errors import ConfigError, NotRetainedError, TopicBusyError, TopicCorruptError, TopicExistsError
+from comux.errors import (
+    ConfigError,
+    NotRetainedError,
+    TopicBusyError,
+    TopicCorruptError,
+    TopicExistsError,
+    UnknownTopicError,
+)
 from comux.records import KEYFRAME, Record
 
 from .directory import check_directory, check_name, default_directory, make_directory, names, path_of
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _open_rings: weakref.WeakSet[Ring] = weakref.WeakSet()
+_TRIES: Final = 100
 
 
 def create(spec: RingSpec, directory: str | Path | None = None, exist_ok: bool = False) -> Ring:
@@ -35,22 +43,32 @@ def create(spec: RingSpec, directory: str | Path | None = None, exist_ok: bool =
         TopicExistsError: it exists (with another configuration, where ``exist_ok``).
         NoSpaceError: shared memory is too small; the message has the numbers and the remedy. Nothing is left behind.
         ConfigError: the directory is not safe to use.
+        TopicBusyError: somebody who is stopped is in the middle of removing it; or see ``attach``.
     """
     base = Path(directory) if directory is not None else default_directory()
     make_directory(base)
     path = path_of(spec.name, base)
-    try:
-        return Ring(core.create(path=str(path), **spec.to_core()))
-    except TopicExistsError:
-        if not exist_ok:
-            raise
-    ring = attach(spec.name, base)
+    for _ in range(_TRIES):
+        try:
+            return Ring(core.create(path=str(path), **spec.to_core()))
+        except TopicExistsError:
+            if not exist_ok:
+                raise
+        try:
+            return _of_this_spec(attach(spec.name, base), spec)
+        except UnknownTopicError:  # the last one to use a session topic left in between and took it along
+            continue
+    raise TopicBusyError(f"topic {spec.name!r} in {base}: others created and removed it {_TRIES} times; retry")
+
+
+def _of_this_spec(ring: Ring, spec: RingSpec) -> Ring:
     differing = [f for f in spec.__dataclass_fields__ if f != "mode" and getattr(ring.spec, f) != getattr(spec, f)]
     if differing:
         was = ", ".join(f"{f}={getattr(ring.spec, f)!r} (asked: {getattr(spec, f)!r})" for f in differing)
         ring.close()
         raise TopicExistsError(
-            f"topic {spec.name!r} exists in {base} with {was}; use its settings, remove it, or choose another name"
+            f"topic {spec.name!r} exists in {ring.path.parent} with {was}; use its settings, remove it, or choose "
+            f"another name"
         )
     return ring
 
@@ -288,11 +306,6 @@ class Ring:
     def reap(self) -> int:
         """Clean up after dead processes now (waiting calls do it by themselves); how many handles were freed."""
         return self._attachment.reap()
-
-    @property
-    def alone(self) -> bool:
-        """Whether no other process is attached."""
-        return self._attachment.alone()
 
     # -- life ------------------------------------------------------------------------------------------------------
 

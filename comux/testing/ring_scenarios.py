@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,14 +250,16 @@ def to_the_end(c: Context) -> None:
 
 
 def leave(c: Context) -> None:
-    """Attach, and close cleanly the moment the file ``go`` is there."""
+    """Attach and close cleanly; where there is a FIFO ``go``, all who read it leave when its last writer closes it."""
     attached = c.attach()
+    gate = os.open(Path(c.job["directory"]) / c.options["go"], os.O_RDONLY) if "go" in c.options else -1
     c.journal.note("attached")
-    go = Path(c.job["directory"]) / c.options["go"]
-    give_up = time.monotonic() + 20
-    while not go.exists() and time.monotonic() < give_up:  # as close together as can be: a race on purpose
-        pass
+    if gate >= 0:
+        os.read(gate, 1)
+        os.close(gate)
+    c.arm()
     attached.close()
+    c.journal.note("left")
 
 
 SCENARIOS: dict[str, Callable[[Context], None]] = {

@@ -12,7 +12,7 @@ import pytest
 
 from comux import ring
 from comux.errors import ComuxError, StaleLeaseError, TopicBusyError
-from comux.testing.ring_faults import Job, VictimServer, read_journal
+from comux.testing.ring_faults import Job, VictimServer
 
 pytestmark = pytest.mark.core
 
@@ -141,23 +141,6 @@ def test_a_process_whose_main_thread_left_is_alive(ring_dir: Path, in_child: Cal
             """
         )
     assert out.strip() == "0 0 b'abc'"
-
-
-@pytest.mark.torture  # four processes that spin: on a busy machine of two cores they starve whoever tests beside them
-def test_the_last_of_many_that_leave_at_once_removes_a_session_topic(
-    ring_dir: Path, victims: VictimServer, wait_until: Callable[..., None]
-) -> None:
-    for i in range(12):
-        with make(ring_dir, lifetime="session") as r:
-            path = r.path
-            journals = [ring_dir / f"j{i}{k}" for k in range(4)]
-            jobs = [Job("leave", "t", str(ring_dir), str(j), options={"go": f"go{i}"}) for j in journals]
-            pids = [victims.start(job) for job in jobs]
-            wait_until(lambda: all(read_journal(j) for j in journals), "all are attached")  # noqa: B023 - called here
-        assert path.exists()
-        (ring_dir / f"go{i}").touch()
-        assert [victims.wait(pid).code for pid in pids] == [0] * 4
-        assert not path.exists(), f"round {i}: nobody removed it"
 
 
 def test_two_open_claims_of_the_one_writer_are_refused(ring_dir: Path) -> None:

@@ -239,13 +239,6 @@ static PyObject *att_reap(Attachment *self, PyObject *unused)
     return PyLong_FromLong(cx_reap(self->a));
 }
 
-static PyObject *att_alone(Attachment *self, PyObject *unused)
-{
-    (void)unused;
-    if (!usable(self)) return NULL;
-    return PyBool_FromLong(cx_alone(self->a));
-}
-
 /* -- life -------------------------------------------------------------------------------------------------------------------------------------------- */
 
 static PyObject *att_types(Attachment *self, PyObject *args)
@@ -314,7 +307,6 @@ static PyMethodDef att_methods[] = {
     {"stats", (PyCFunction)att_stats, METH_NOARGS, NULL},
     {"check", (PyCFunction)att_check, METH_NOARGS, NULL},
     {"reap", (PyCFunction)att_reap, METH_NOARGS, NULL},
-    {"alone", (PyCFunction)att_alone, METH_NOARGS, NULL},
     {"types", (PyCFunction)att_types, METH_VARARGS, NULL},
     {"close", (PyCFunction)att_close, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -104,7 +104,6 @@ int cx_attach(const char *path, cx_att **out); /* shares the process's attachmen
 void cx_detach(cx_att *a);                     /* one user less; the last one gives the process slot back */
 void cx_unmap(cx_att *a);                      /* one map less; the last one frees everything */
 int cx_unlink(const char *path, bool force);
-bool cx_alone(const cx_att *a); /* no other process is attached */
 void cx_populate(const cx_att *a, bool writable);
 uint32_t cx_crc32(const void *data, size_t n);
 

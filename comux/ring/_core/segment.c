@@ -8,6 +8,20 @@
  * shared while a process slot is taken (so that a removal, which wants it exclusively, cannot slip in between), publish the identity, and
  * only then raise the slot's generation: nothing can be owned by a name that is not yet explained. Then recover, in case all died.
  *
+ * Leave. The last process to leave a session topic removes it. "Am I the last?" must be asked after letting go and answered in one step:
+ * who asks while it still holds its slot sees others who ask at the same moment, all say no, and the topic stays. So:
+ *   1. give the slot back (and the lifecycle byte, for an attach that failed);
+ *   2. try to lock the lifecycle byte and all slots exclusively, in one system call that either gets all or nothing;
+ *   3. got it: nobody is in and nobody can come in; unlink, mark as retired, unlock. Refused: it is somebody else's to do.
+ * The topic is always removed: of all who leave, take the one whose step 1 is the last. Its step 2 is refused only by somebody who attaches
+ * (and will leave, or fail and then leaves just so) or by another one in step 3 (who removes). Nobody waits for anybody, however long a
+ * leaver is stopped or starved between its steps. Every holder of the lifecycle byte goes through `leave`, or is `cx_unlink`, which tries
+ * the same lock; a newcomer in step 3 waits for the byte, finds no link and starts over.
+ * A crash leaves: before 1 an attached dead process, as everywhere; between 1 and the unlink a topic without processes, as if the last of
+ * them had been killed: it can be attached to, and whoever leaves then, or `gc`, removes it; after the unlink, nothing. Marking comes after
+ * the unlink: a topic that has its name is never retired, or a crash in between would leave a name that nobody can attach to or create.
+ * All bytes are unlocked explicitly: closing does it only with the last copy of the descriptor, and a child between fork and exec has one.
+ *
  * A process has one attachment per file, shared by its handles and threads and found by device and inode.
  *
  * Fork. The child closes its copies of the descriptors (that does not drop the parent's kernel locks, keeping them would keep a dead parent
@@ -33,7 +47,8 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
-#define LIFE_TRIES 1000 /* of a millisecond each: the lifecycle byte is held for the length of an attach or a leave */
+#define LIFE_TRIES 1000 /* of a millisecond each: the lifecycle byte is refused for the length of one unlink */
+#define MAX_PROCS 255
 
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t registry_once = PTHREAD_ONCE_INIT;
@@ -132,12 +147,6 @@ static int byte_lock(int fd, int64_t at, int64_t n, short type)
     return fcntl(fd, F_OFD_SETLK, &l) == 0 ? 0 : errno;
 }
 
-static bool bytes_free(int fd, int64_t at, int64_t n)
-{
-    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = n};
-    return fcntl(fd, F_OFD_GETLK, &l) == 0 && l.l_type == F_UNLCK;
-}
-
 static int take_slot(cx_att *a)
 {
     uint64_t start = 0;
@@ -170,8 +179,6 @@ static int take_slot(cx_att *a)
     }
     return cx_fail(CX_EBUSY, "topic '%s': %u processes are attached already; raise max_procs", a->super.name, a->super.max_procs);
 }
-
-bool cx_alone(const cx_att *a) { return a->fd >= 0 && bytes_free(a->fd, CX_SLOT_BYTE, a->super.max_procs); }
 
 /* -- create ---------------------------------------------------------------------------------------------------------------------- */
 
@@ -267,6 +274,40 @@ static int create_in(const cx_config *k, const char *dir, cx_att *a)
     return rc;
 }
 
+static bool same_file(int fd, const char *path)
+{
+    struct stat mine, named;
+    return fstat(fd, &mine) == 0 && lstat(path, &named) == 0 && mine.st_dev == named.st_dev && mine.st_ino == named.st_ino;
+}
+
+/* Nobody attached, nobody attaching, and nobody can until it is unlocked or closed; in one step. 0 or errno. */
+static int lock_all(int fd) { return byte_lock(fd, CX_LIFE_BYTE, 1 + MAX_PROCS, F_WRLCK); }
+static void unlock_all(int fd) { byte_lock(fd, CX_LIFE_BYTE, 1 + MAX_PROCS, F_UNLCK); }
+
+/* Takes the name away, then tells those who still have the file, if it is a topic. 0 or errno. */
+static int remove_name(int fd, const char *path)
+{
+    uint32_t one = 1;
+    char magic[8];
+    if (unlink(path) != 0) return errno;
+    FAILPOINT("leave.unlinked");
+    if (pread(fd, magic, sizeof magic, 0) != sizeof magic || memcmp(magic, CX_MAGIC, sizeof magic) != 0) return 0;
+    return pwrite(fd, &one, sizeof one, CX_RETIRED_AT) == sizeof one ? 0 : errno;
+}
+
+static void leave(cx_att *a)
+{
+    unlock_all(a->fd);
+    FAILPOINT("leave.released");
+    if (a->super.options & CX_OPT_SESSION && lock_all(a->fd) == 0) {
+        FAILPOINT("leave.alone");
+        if (same_file(a->fd, a->path)) remove_name(a->fd, a->path);
+        unlock_all(a->fd);
+    }
+    close(a->fd);
+    a->fd = -1;
+}
+
 static void enlist(cx_att *a)
 {
     struct stat st;
@@ -343,9 +384,9 @@ static int lock_life(int fd, const char *path)
     }
     struct stat st;
     uint32_t retired = 0;
+    bool told = pread(fd, &retired, sizeof retired, CX_RETIRED_AT) == sizeof retired && retired;
     if (fstat(fd, &st) != 0 || st.st_nlink == 0) return CX_WAIT;
-    if (pread(fd, &retired, 4, CX_RETIRED_AT) == 4 && retired) return CX_WAIT;
-    return CX_OK;
+    return told ? cx_fail(CX_ECORRUPT, "%s is marked as removed and still has a name; remove the topic", path) : CX_OK;
 }
 
 static int attach_new(const char *path, int fd, const struct stat *st, cx_att **out)
@@ -361,10 +402,16 @@ static int attach_new(const char *path, int fd, const struct stat *st, cx_att **
     if (pread(fd, &a->super, sizeof a->super, 0) != (ssize_t)sizeof a->super)
         rc = cx_fail(CX_ELAYOUT, "%s is not a comux topic (%lld bytes); remove the file", path, (long long)st->st_size);
     if (rc == CX_OK) rc = cx_check_super(&a->super, path, (uint64_t)st->st_size);
-    if (rc == CX_OK) rc = lock_life(fd, path);
+    if (rc != CX_OK) {
+        abandon(a); /* not known to be a topic: nothing is touched, not even where it says it is one of a session */
+        return rc;
+    }
+    rc = lock_life(fd, path);
     if (rc == CX_OK) rc = map(a);
     if (rc == CX_OK) rc = take_slot(a);
+    FAILPOINT("attach.decided");
     if (rc != CX_OK) {
+        leave(a); /* the last of the others may have left meanwhile, and was refused because of us */
         abandon(a);
         return rc;
     }
@@ -379,6 +426,7 @@ static int attach_new(const char *path, int fd, const struct stat *st, cx_att **
         cx_unlock(a);
     }
     if (rc != CX_OK) {
+        leave(a);
         abandon(a);
         return rc;
     }
@@ -414,33 +462,10 @@ int cx_attach(const char *path, cx_att **out)
 
 /* -- give back ------------------------------------------------------------------------------------------------------------------- */
 
-static bool same_file(int fd, const char *path)
-{
-    struct stat mine, named;
-    return fstat(fd, &mine) == 0 && lstat(path, &named) == 0 && mine.st_dev == named.st_dev && mine.st_ino == named.st_ino;
-}
-
-static void unlink_if_last(cx_att *a)
-{
-    /* Somebody attaches, or leaves at this very moment and still sees us: wait for it, or both go and nobody removes. */
-    for (int i = 0; byte_lock(a->fd, CX_LIFE_BYTE, 1, F_WRLCK) != 0; i++) {
-        if (i == LIFE_TRIES) return;
-        struct timespec t = {0, 1000000};
-        nanosleep(&t, NULL);
-    }
-    if (!cx_alone(a) || !same_file(a->fd, a->path)) return;
-    STR(((cx_super *)a->meta)->retired, 1);
-    unlink(a->path);
-}
-
 void cx_detach(cx_att *a)
 {
     pthread_mutex_lock(&registry_lock);
-    if (--a->users == 0 && a->fd >= 0) {
-        if (a->super.options & CX_OPT_SESSION) unlink_if_last(a);
-        close(a->fd); /* drops every kernel lock of this attachment */
-        a->fd = -1;
-    }
+    if (--a->users == 0 && a->fd >= 0) leave(a);
     pthread_mutex_unlock(&registry_lock);
 }
 
@@ -464,15 +489,12 @@ int cx_unlink(const char *path, bool force)
     struct stat st;
     int rc = open_checked(path, &fd, &st);
     if (rc != CX_OK) return rc;
-    if (!force && (byte_lock(fd, CX_LIFE_BYTE, 1, F_WRLCK) != 0 || !bytes_free(fd, CX_SLOT_BYTE, 256)))
+    /* Attached processes go on with the memory they have; newcomers do not find it. */
+    if (!force && lock_all(fd) != 0)
         rc = cx_fail(CX_EBUSY, "%s is in use by a living process; close it there, or remove it with force", path);
-    if (rc == CX_OK) {
-        uint32_t one = 1;
-        cx_super s;
-        /* Attached processes go on with the memory they have; newcomers must not find it. */
-        if (pread(fd, &s, sizeof s, 0) == (ssize_t)sizeof s && memcmp(s.magic, CX_MAGIC, 8) == 0)
-            if (pwrite(fd, &one, sizeof one, CX_RETIRED_AT) != sizeof one) rc = cx_fail_os(errno, "marking %s as removed", path);
-        if (rc == CX_OK && same_file(fd, path) && unlink(path) != 0 && errno != ENOENT) rc = cx_fail_os(errno, "removing %s", path);
+    else if (same_file(fd, path)) {
+        int e = remove_name(fd, path);
+        if (e && e != ENOENT) rc = cx_fail_os(e, "removing %s", path);
     }
     close(fd);
     return rc;

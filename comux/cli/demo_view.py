@@ -160,7 +160,7 @@ def live_table(moment: Moment) -> Table:
             f"{status['fps']:.1f}",
             str(status["lag"]),
             f"{status['lag_seconds']:.2f}",
-            milliseconds(status["age"]),
+            age_in_ms(status),
             str(account["delivered"]),
             f"{moment.counts.motion.get(cam_id, 0.0):.2f}",
             causes(account["dropped"]),
@@ -233,6 +233,11 @@ def print_summary(moment: Moment, books: Mapping[str, Mapping[str, Any]], sheet:
 def causes(dropped: Mapping[str, int]) -> str:
     """``resync 12, superseded 3``, the most frequent first."""
     return ", ".join(f"{cause} {n}" for cause, n in sorted(dropped.items(), key=lambda pair: -pair[1]) if n)
+
+
+def age_in_ms(status: Mapping[str, Any]) -> str:
+    """A source's age in whole milliseconds, after ``~`` where it is an estimate."""
+    return ("~" if status["age_estimated"] else "") + milliseconds(status["age"])
 
 
 def milliseconds(seconds: float | None) -> str:

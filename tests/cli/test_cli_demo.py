@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from comux.cli.demo_view import age_in_ms
 from comux.decoders.encode import VideoEncoder
 from comux.feeds.scene import Scene
 
@@ -144,3 +145,9 @@ def test_topics_that_exist_are_left_alone(start, run) -> None:
     assert "raw_cam1" in refused.err
     assert "raw_cam1" in run("topics", "list", "-a", "shm://taken").out
     assert run("topics", "delete", "raw_cam1", "-a", "shm://taken").code == 0
+
+
+def test_an_age_says_whether_it_is_an_estimate() -> None:
+    assert age_in_ms({"age": 0.0421, "age_estimated": False}) == "42"
+    assert age_in_ms({"age": 0.0421, "age_estimated": True}) == "~42"
+    assert age_in_ms({"age": None, "age_estimated": False}) == "-"

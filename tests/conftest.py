@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -47,6 +48,9 @@ def pytest_report_header() -> str:
 
 
 def pytest_configure() -> None:
+    # A shell starts background jobs with SIGINT ignored, and programs hand that down to theirs: no Ctrl-C would ever
+    # reach a child of a test. (Under SIGINT's usual handler, children start with the usual disposition.)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     installed = Path(comux.__file__).resolve().parent != CHECKOUT / "comux"
     if os.environ.get("COMUX_TEST_INSTALLED") and not installed:
         raise pytest.UsageError(f"tests must run the installed comux, not {comux.__file__}")

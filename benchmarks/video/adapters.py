@@ -9,6 +9,7 @@ first second of video of every camera: threads, codecs and memory are warm then,
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -37,13 +38,18 @@ def _packets(clip: Path) -> list[bytes]:
     return [bytes(p.data) for p in packets(str(clip))]
 
 
-def _decoder() -> Any:
+def _codec_threads(cameras: int) -> int:
+    """What comux gives a finite source: the cores that would be idle otherwise. All get it, the ceiling too."""
+    return max(1, (os.cpu_count() or 1) // cameras)
+
+
+def _decoder(cameras: int) -> Any:
     import av
 
     av.logging.set_level(None)
     context = av.CodecContext.create("h264", "r")
-    context.thread_count = 1
-    context.thread_type = "SLICE"
+    context.thread_count = _codec_threads(cameras)
+    context.thread_type = "SLICE" if context.thread_count == 1 else "FRAME"
     return context
 
 
@@ -55,7 +61,7 @@ def decode_only(clip: Path, cameras: int) -> list[float]:
     times: list[float] = []
 
     def work() -> None:
-        context = _decoder()
+        context = _decoder(cameras)
         for packet in [*data, None]:
             times.extend(time.monotonic() for _ in context.decode(None if packet is None else av.Packet(packet)))
 
@@ -75,7 +81,7 @@ def pyav_threads(clip: Path, cameras: int) -> list[float]:
     frames: queue.Queue[Any] = queue.Queue(2 * cameras)
 
     def work() -> None:
-        context = _decoder()
+        context = _decoder(cameras)
         for packet in [*data, None]:
             for frame in context.decode(None if packet is None else av.Packet(packet)):
                 frames.put(frame.to_ndarray(format="bgr24"))
@@ -91,7 +97,7 @@ def opencv_threads(clip: Path, cameras: int) -> list[float]:
     frames: queue.Queue[Any] = queue.Queue(2 * cameras)
 
     def work() -> None:
-        capture = cv2.VideoCapture(str(clip), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+        capture = cv2.VideoCapture(str(clip), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, _codec_threads(cameras)])
         while True:
             good, frame = capture.read()
             if not good:

@@ -818,10 +818,25 @@ def test_wait_any_tells_who_is_ready(folder: Path) -> None:
 CHILD = "import sys, os, signal, time\nfrom comux import ring\nr = ring.attach('t')\n"
 
 
+_spawned: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_child_outlives_its_test() -> Iterator[None]:
+    yield
+    while _spawned:
+        child = _spawned.pop()
+        if child.returncode is None:
+            child.kill()
+            child.communicate()
+
+
 def spawn(code: str, **more: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    child = subprocess.Popen(
         [sys.executable, "-c", CHILD + code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **more
     )
+    _spawned.append(child)
+    return child
 
 
 @pytest.mark.parametrize("writers", MODES)

@@ -22,6 +22,7 @@ KEYFRAME: Final = 0x01  #: a decoder can start at this record
 
 # Reserved header names. Values are ASCII unless said otherwise.
 HEADER_SEQUENCE: Final = "comux-seq"  #: decimal; rises by 1 per packet of one life of a feed, starts at 0
+HEADER_FEED: Final = "comux-feed"  #: 8 hex digits, drawn for each life of a feed: whose numbers ``comux-seq`` are
 HEADER_CRC32C: Final = "comux-crc32c"  #: 8 hex digits; CRC-32C (Castagnoli, RFC 3720) of the value
 HEADER_CLOCK: Final = "comux-clock"  #: 12 hex digits; whose clock the timestamp is by, see ``clock_owner``
 HEADER_CODEC: Final = "comux-codec"  #: codec name of the value: h264, hevc, mjpeg, vp9, av1, raw, frames
@@ -32,6 +33,7 @@ HEADER_SOURCE: Final = "comux-source"  #: JSON ``[topic, epoch, offset]`` of the
 RESERVED_HEADERS: Final = frozenset(
     {
         HEADER_SEQUENCE,
+        HEADER_FEED,
         HEADER_CRC32C,
         HEADER_CLOCK,
         HEADER_CODEC,

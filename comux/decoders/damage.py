@@ -8,8 +8,10 @@ a flag and without an exception. So whatever can be checked is checked on every 
 3. **Sequence** (``comux-seq``, rises by one per packet): contiguous numbers prove that nothing was lost, wherever the
    packet was on its way, so they overrule offsets. A number seen before with the same content is a *duplicate*: only it
    is dropped. A lower number never seen is a *late* packet (a swap; the gap it left was damage already): only it is
-   dropped. Any other lower number is a feed that started again: damage, and the count goes on from there. A packet
-   without a number among numbered ones is somebody else's: damage.
+   dropped. Any other lower number is a feed that started again: damage, and the count goes on from there. So is
+   every number under another ``comux-feed``: a file or a seeded camera that is published again has the same packets
+   under the same numbers, which by themselves look like packets that came twice. A packet without a number among
+   numbered ones is somebody else's: damage.
 4. **Offsets**, only where the record carries no sequence number: a jump within an epoch, or ``record.skipped``. On
    Kafka holes are legal; a hole is doubt all the same (it costs pictures, never correctness).
 5. **Repeats**, on streams without numbers of codecs whose packets carry numbers of their own: two equal packets in
@@ -29,7 +31,7 @@ from typing import Final
 
 import crc32c
 
-from comux.records import HEADER_CRC32C, HEADER_SEQUENCE, Record
+from comux.records import HEADER_CRC32C, HEADER_FEED, HEADER_SEQUENCE, Record
 
 _REMEMBERED: Final = 256
 _LATE: Final = 32  #: packets; further back, an unseen number is a feed that started again
@@ -103,6 +105,7 @@ class Watch:
         """After a jump or an end: the next record follows nothing, so no gap before it is damage."""
         self._offset: int | None = None
         self._sequence: int | None = None
+        self._feed: bytes | None = None
         self._seen: OrderedDict[int, bytes | None] = OrderedDict()
         self._last_value: bytes | None = None
 
@@ -119,6 +122,7 @@ class Watch:
         self._epoch = record.epoch
         last_offset, self._offset = self._offset, record.offset
         sequence = sequence_number(record)
+        another = sequence is not None and self._is_of_another_feed(record)
         matches = checksum_matches(record, data)
         if matches is False:
             # Its number may be damaged as well, but the number is what says whether the next one follows.
@@ -133,9 +137,21 @@ class Watch:
             verdict = self._judge_sequence(record, sequence, data, matches is True)
         else:
             verdict = self._judge_offset(record, last_offset, data)
+        if another:
+            return Verdict(Doubt.BEFORE, "sequence", f"packet {sequence} of a feed that restarted", matches is True)
         if restarted and verdict.doubt is Doubt.NONE:
             return Verdict(Doubt.RESTART, "epoch", f"epoch {record.epoch} begins", verdict.trusted)
         return verdict
+
+    def _is_of_another_feed(self, record: Record) -> bool:
+        """Whether a numbered record follows one of another feed; the numbers seen so far are forgotten then."""
+        feed, before = record.header(HEADER_FEED), self._feed
+        self._feed = feed
+        if self._sequence is None or feed == before:
+            return False
+        self._sequence = None
+        self._seen.clear()
+        return True
 
     def _judge_sequence(self, record: Record, sequence: int, data: bytes, matches: bool) -> Verdict:
         last = self._sequence

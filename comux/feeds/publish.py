@@ -1,6 +1,6 @@
 """Publishing: a feed's packets onto a topic, paced, stamped and counted.
 
-Every packet becomes one record: value = the packet; headers ``comux-seq``, ``comux-crc32c``, ``comux-clock``,
+Every packet becomes one record: value = the packet; headers ``comux-seq``, ``comux-feed``, ``comux-crc32c``, ``comux-clock``,
 ``comux-codec``; the ``KEYFRAME`` flag; the timestamp is when the picture was taken; the key is the camera's id.
 
 How a stream ends: after the feed's last packet, at a limit, and when ``stop`` is set, ``Producer.end()`` closes the
@@ -10,6 +10,7 @@ back.
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections import Counter
@@ -28,6 +29,7 @@ from comux.records import (
     HEADER_CODEC,
     HEADER_CRC32C,
     HEADER_DTYPE,
+    HEADER_FEED,
     HEADER_SEQUENCE,
     HEADER_SHAPE,
     KEYFRAME,
@@ -219,6 +221,7 @@ class _Run:
         self._feed = feed
         self._producer = producer
         self._key = key
+        self._life = _life()
         self._clock: Header = (HEADER_CLOCK, clock_owner())
         self._codec: Header = (HEADER_CODEC, feed.facts.codec.encode())
         self._account = Account()
@@ -276,6 +279,7 @@ class _Run:
             return True
         headers = (
             (HEADER_SEQUENCE, b"%d" % packet.seq),
+            self._life,
             (HEADER_CRC32C, b"%08x" % packet.crc),
             self._clock,
             self._codec,
@@ -307,6 +311,11 @@ class _Run:
             reason=reason,
             ended=ended,
         )
+
+
+def _life() -> Header:
+    """A name for this life of a feed: the same packets published again are another life, not packets that came twice."""
+    return HEADER_FEED, secrets.token_hex(4).encode()
 
 
 def _send(
@@ -382,6 +391,7 @@ def publish_arrays(
         with broker.producer(topic, name=f"feed-{topic}") as producer:
             first_ns = time.time_ns() if start_ns is None else start_ns
             start = time.monotonic()
+            life = _life()
             for number, array in enumerate(arrays):
                 if not _wait(stop, start + number / fps if fps else None):
                     reason = "stopped"
@@ -389,7 +399,7 @@ def publish_arrays(
                 value = np.ascontiguousarray(array)
                 account.receive("sending")
                 stamp = first_ns + round(number * 1e9 / fps) if fps else time.time_ns()
-                if not _send(producer, stop, value, name, _array_headers(value, sent), stamp, KEYFRAME):
+                if not _send(producer, stop, value, name, _array_headers(value, sent, life), stamp, KEYFRAME):
                     account.drop("sending", "stopped")
                     reason = "stopped"
                     break
@@ -406,13 +416,14 @@ def publish_arrays(
     return FeedReport(topic, account.snapshot(), sent, sent_bytes, sent, (), seconds, reason, end)
 
 
-def _array_headers(array: npt.NDArray[Any], seq: int) -> Sequence[Header]:
+def _array_headers(array: npt.NDArray[Any], seq: int, life: Header) -> Sequence[Header]:
     if array.dtype.hasobject or array.dtype.names:
         raise ConfigError(f"array {seq} of dtype {array.dtype}: raw records hold plain numbers, no objects or fields")
     checksum = crc32c.crc32c(array.reshape(-1).view(np.uint8).data if array.size else b"")
     shape = "[" + ", ".join(str(n) for n in array.shape) + "]"
     return (
         (HEADER_SEQUENCE, b"%d" % seq),
+        life,
         (HEADER_CRC32C, b"%08x" % checksum),
         (HEADER_CLOCK, clock_owner()),
         (HEADER_CODEC, b"raw"),

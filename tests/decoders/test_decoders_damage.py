@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from comux.decoders.damage import Doubt, Watch
-from comux.records import HEADER_SEQUENCE
+from comux.records import HEADER_FEED, HEADER_SEQUENCE
 
 INTER = (
     "h264",
@@ -310,6 +310,25 @@ def test_the_watch_tells_gaps_duplicates_late_packets_and_restarts_apart(kit):
     assert numbers(kit, 0, 1, 2, (0, b"new"), (1, b"new1"), (2, b"new2")) == [FINE] * 3 + [gap, FINE, FINE]
     assert numbers(kit, 1000, 1001, 0, 1) == [FINE, FINE, gap, FINE]
     assert numbers(kit, 100, 101, 1, 2) == [FINE, FINE, gap, FINE]
+
+
+def test_the_same_packets_of_a_feed_that_restarted_did_not_come_twice(kit):
+    watch = Watch(repeats_are_duplicates=True)
+
+    def judge(offset, number, life, content=None):
+        data = content or b"packet %d" % number
+        one = kit.stamped(offset, b"packet %d" % number, number)
+        verdict = watch.judge(replace(one, headers=(*one.headers, (HEADER_FEED, life))), data)
+        return verdict.doubt, verdict.reason
+
+    restarted, twice = (Doubt.BEFORE, "sequence"), (Doubt.DROP, "duplicate")
+    first = [judge(n, n, b"aaaaaaaa") for n in range(5)]
+    again = [judge(5 + n, n, b"bbbbbbbb") for n in range(3)]
+    assert (first, again) == ([FINE] * 5, [restarted, FINE, FINE])
+    assert [judge(8, 2, b"bbbbbbbb"), judge(9, 3, b"bbbbbbbb")] == [twice, FINE]
+    # Killed, and what the next one publishes first is damaged on its way: the packet after it follows.
+    assert judge(10, 0, b"cccccccc", b"damaged") == (Doubt.THIS, "crc")
+    assert judge(11, 1, b"cccccccc") == FINE
 
 
 def test_a_repeated_number_without_a_checksum_is_compared_by_content(kit):

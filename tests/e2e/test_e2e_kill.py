@@ -237,10 +237,12 @@ def test_a_camera_restarted_comes_back_under_the_same_source(place: Any, until: 
         second.kill()
         until(lambda: not cameras.read("cam", timeout=0.3), what="the last picture of the killed camera")
         assert cameras.status()["sources"]["cam"]["state"] != "ENDED", "a crash is no end"
-        place.feed(CAMERA.format(camera=3), "raw_cam", frames=20, pace="fast")
+        # The very same packets under the same numbers, as a file or a seeded camera has them that is started again.
+        place.feed(CAMERA.format(camera=2), "raw_cam", frames=20, pace="fast")
         # The pictures that waited in the decoder when the second camera died may still come.
-        item = until(lambda: (item := next_picture()) and read_marks(item.array)[0] == 3 and item)
-        assert read_marks(item.array) == (3, 0)
-        assert item.identity.epoch == 1
+        item = until(lambda: (item := next_picture()) and read_marks(item.array)[1] == 0 and item)
+        assert read_marks(item.array) == (2, 0)
+        assert item.identity.epoch == 1 and item.index > items[-1].index
+        assert cameras.accounts()["cam"].dropped.get("duplicate", 0) == 0
         assert cameras.accounts()["cam"].balanced
         assert cameras.cam_ids == ("cam",)

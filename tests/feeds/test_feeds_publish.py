@@ -19,7 +19,7 @@ from comux.decoders.encode import VideoEncoder
 from comux.errors import ConfigError, DecodeError, EndOfStream, TopicExistsError, UnknownTopicError
 from comux.feeds import publish, publish_arrays
 from comux.feeds.scene import Scene
-from comux.records import HEADER_CODEC, HEADER_CRC32C, HEADER_DTYPE, HEADER_SEQUENCE, HEADER_SHAPE
+from comux.records import HEADER_CODEC, HEADER_CRC32C, HEADER_DTYPE, HEADER_FEED, HEADER_SEQUENCE, HEADER_SHAPE
 from comux.transport import TopicSpec
 
 SMALL = "synthetic://160x120@30?gop=10&camera=1"
@@ -168,6 +168,8 @@ def test_a_second_life_opens_a_new_epoch(broker):
             records += consumer.poll(timeout=5, max_records=10) or pytest.fail("records are missing")
     assert [r.offset for r in records] == list(range(10)) and len({r.epoch for r in records}) == 2
     assert [int(r.header(HEADER_SEQUENCE)) for r in records] == [*range(5), *range(5)]
+    lives = [r.header(HEADER_FEED) for r in records]
+    assert len(set(lives[:5])) == len(set(lives[5:])) == 1 and len(set(lives)) == 2 and None not in lives
 
 
 def test_wrong_topics_and_wishes(broker):

@@ -1,7 +1,8 @@
 """Publishing: a feed's packets onto a topic, paced, stamped and counted.
 
 Every packet becomes one record: value = the packet; headers ``comux-seq``, ``comux-feed``, ``comux-crc32c``,
-``comux-clock``, ``comux-codec``; the ``KEYFRAME`` flag; the timestamp is when the picture was taken; the key is the camera's id.
+``comux-clock``, ``comux-codec``; the ``KEYFRAME`` flag; the timestamp is when the picture was taken; the key is the
+camera's id.
 
 How a stream ends: after the feed's last packet, at a limit, and when ``stop`` is set, ``Producer.end()`` closes the
 epoch and every consumer sees the end. An exception or a killed process is no end: consumers wait for the camera to come

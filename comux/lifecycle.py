@@ -1,6 +1,7 @@
 """Ending a program from outside: its pid file, and asking, waiting, killing.
 
-Lives here: ``write_pid_file``, ``terminate``, ``stop_on_signals``. May import: ``errors`` and the standard library.
+Lives here: ``write_pid_file``, ``terminate``, ``stop_on_signals``, ``StopEvent``.
+May import: ``errors`` and the standard library.
 Must never know: what the program does.
 
 **Problem.** A pid is a reused number. Whoever kills the number in an old file may kill a stranger.
@@ -28,12 +29,14 @@ import atexit
 import contextlib
 import errno
 import json
+import math
 import os
 import select
 import signal
 import stat
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +45,7 @@ from typing import Final, Literal
 
 from comux.errors import ConfigError
 
-__all__ = ["TerminateResult", "process_start", "stop_on_signals", "terminate", "write_pid_file"]
+__all__ = ["StopEvent", "TerminateResult", "process_start", "stop_on_signals", "terminate", "write_pid_file"]
 
 _MAX_FILE: Final = 4096
 _KILL_WAIT: Final = 5.0
@@ -376,8 +379,65 @@ def _forget(target: Path, found: _PidFile) -> None:
 # -- being ended ---------------------------------------------------------------------------------------------------
 
 
+class StopEvent(threading.Event):
+    """An event that a signal handler may set, whatever the thread it interrupts is doing.
+
+    ``threading.Event`` is none: ``wait`` and ``set`` hold a lock that is not re-entrant for a moment, and a handler
+    that runs in that moment and calls ``set`` waits for its own thread for ever (seen: a publisher whose parent died
+    was sent SIGTERM twice, once for each thread of the parent). Here is no lock: a flag says whether it is set, and an
+    eventfd, which is readable from ``set`` to ``clear``, wakes who waits. (``queue.SimpleQueue``, whose ``put`` is
+    documented as re-entrant, is no way out: an interrupted ``get`` with a short time-out may wait for ever in 3.11.)
+
+    Holds one descriptor, in a forked child another one than in the parent.
+
+    Attributes:
+        signal: The number of the first signal that set it; ``None``: none did.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signal: int | None = None
+        self._on = False
+        self._owner = 0
+        self._wakes()
+
+    def _wakes(self) -> int:
+        """This process's eventfd. A handler that comes in between makes its own, which the caller gets, too."""
+        if self._owner != os.getpid():
+            self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            weakref.finalize(self, os.close, self._fd)
+            self._owner = os.getpid()
+        return self._fd
+
+    def is_set(self) -> bool:
+        return self._on
+
+    def set(self) -> None:
+        self._on = True
+        with contextlib.suppress(BlockingIOError):  # 2**64 - 2 times is enough
+            os.eventfd_write(self._wakes(), 1)
+
+    def clear(self) -> None:
+        self._on = False
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wakes())
+        if self.is_set():  # set in between, and the wake-up may be what was read
+            self.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        poller = select.poll()
+        poller.register(self._wakes(), select.POLLIN)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self.is_set():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            poller.poll(None if left is None else math.ceil(left * 1000))
+        return True
+
+
 @contextlib.contextmanager
-def stop_on_signals(*signals: signal.Signals, on_stop: Callable[[], None] | None = None) -> Iterator[threading.Event]:
+def stop_on_signals(*signals: signal.Signals, on_stop: Callable[[], None] | None = None) -> Iterator[StopEvent]:
     """For a program's main loop: SIGINT and SIGTERM set an event instead of breaking in; a second one acts as usual.
 
     Args:
@@ -386,7 +446,7 @@ def stop_on_signals(*signals: signal.Signals, on_stop: Callable[[], None] | None
             wakes what the loop waits in). It must be short and must not take locks that the loop holds.
 
     Yields:
-        The event. The former handlers are back when the ``with`` ends.
+        The event, whose ``signal`` says which one came. The former handlers are back when the ``with`` ends.
 
     Raises:
         ConfigError: not in the main thread, where Python allows no handlers.
@@ -394,12 +454,14 @@ def stop_on_signals(*signals: signal.Signals, on_stop: Callable[[], None] | None
     if threading.current_thread() is not threading.main_thread():
         raise ConfigError("stop_on_signals works in the main thread only: Python delivers signals nowhere else")
     wanted = signals or (signal.SIGINT, signal.SIGTERM)
-    stop = threading.Event()
+    stop = StopEvent()
     former = {number: signal.getsignal(number) for number in wanted}
 
     def handle(number: int, frame: FrameType | None) -> None:
         for each in wanted:
             signal.signal(each, former[each] if former[each] is not None else signal.SIG_DFL)
+        if stop.signal is None:
+            stop.signal = number
         stop.set()
         if on_stop is not None:
             on_stop()

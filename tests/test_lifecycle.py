@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from comux.errors import ConfigError
-from comux.lifecycle import process_start, stop_on_signals, terminate, write_pid_file
+from comux.lifecycle import StopEvent, process_start, stop_on_signals, terminate, write_pid_file
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "terminate.py"
 
@@ -306,3 +306,41 @@ def test_signals_set_an_event_once_and_then_act_as_before() -> None:
     thread.start()
     thread.join()
     assert len(failures) == 1
+
+
+STORM = """
+import signal, sys, threading
+from comux.lifecycle import StopEvent
+event = StopEvent()
+signal.signal(signal.SIGALRM, lambda *a: event.set())
+print("ready", flush=True)
+for n in range(5_000):
+    signal.setitimer(signal.ITIMER_REAL, (1 + n % 60) * 1e-6)  # one signal a round, each round at another point
+    event.clear()
+    event.wait(1e-6)
+    event.set()
+    assert event.is_set() and event.wait() and event.wait(0)
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+
+
+def test_a_signal_may_set_the_event_whatever_it_interrupts(spawn: Spawn) -> None:
+    """With ``threading.Event`` this child hangs: the handler waits for the lock of what it interrupted."""
+    assert spawn(STORM).wait(60) == 0
+
+
+def test_the_event_wakes_all_who_wait_and_tells_the_signal() -> None:
+    event = StopEvent()
+    assert not event.wait(0) and not event.wait(0.01) and event.signal is None
+    waiting = [threading.Thread(target=event.wait) for _ in range(5)]
+    for thread in waiting:
+        thread.start()
+    event.set()
+    for thread in waiting:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in waiting)
+    event.clear()
+    assert not event.is_set() and not event.wait(0.01)
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(10) and stop.signal == signal.SIGTERM

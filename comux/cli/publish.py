@@ -5,13 +5,11 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 from comux.cli.publishers import end_with_parent
 from comux.errors import ConfigError
 from comux.feeds import FeedPacket, FeedReport, publish
+from comux.lifecycle import stop_on_signals
 
 
 def run_publish(
@@ -38,7 +36,7 @@ def run_publish(
         0, or 130 after Ctrl-C.
     """
     speed = parse_pace(pace)
-    with _stopped_by_signals() as (stop, got):
+    with stop_on_signals() as stop:
         if parent is not None and not end_with_parent(parent):
             return 0
         first = threading.Event()
@@ -62,7 +60,7 @@ def run_publish(
         )
     if not quiet:
         print(summary(report))
-    return 130 if signal.SIGINT in got else 0
+    return 130 if stop.signal == signal.SIGINT else 0
 
 
 def parse_pace(text: str) -> str | float:
@@ -86,25 +84,3 @@ def summary(report: FeedReport) -> str:
         f"{report.topic}: {report.records} packets ({report.keyframes} keyframes, {report.bytes / 1e6:.1f} MB) in "
         f"{report.seconds:.1f} s, {report.reason}" + (f"; faults on request: {faults}" if faults else "")
     )
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[tuple[threading.Event, list[int]]]:
-    """An event that SIGINT and SIGTERM set, and which of them came; a second signal acts as it did before."""
-    stop = threading.Event()
-    got: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        got.append(number)
-        stop.set()
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield stop, got
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,7 +1,7 @@
 """Feeds: what publishes packets into topics: video files and synthetic cameras, with faults on request.
 
-Lives here: the feeds an address names (``sources``, ``synthetic`` with ``scene`` and ``marks``), faults (``faults``),
-publishing (``publish``) and a feed as a program (``program``).
+Lives here: the feeds an address names (``sources``, ``synthetic`` with ``scene`` and ``marks``), faults (``faults``)
+and publishing (``publish``).
 May import: ``comux.transport``, ``comux.decoders`` (files, encoding), account, records, errors; crc32c, numpy.
 Must never know: who reads the topic, batches, commands.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from .faults import Fault, FeedPacket, InjectedFault, inject, parse_faults
 from .marks import read_marks
-from .program import main_publish
 from .publish import FeedReport, publish, publish_arrays, topic_spec
 from .sources import Feed, open_feed
 from .synthetic import SyntheticCamera, parse_synthetic, synthetic_packets
@@ -23,7 +22,6 @@ __all__ = [
     "InjectedFault",
     "SyntheticCamera",
     "inject",
-    "main_publish",
     "open_feed",
     "parse_faults",
     "parse_synthetic",

@@ -24,12 +24,15 @@ def note(what: str, **facts: Any) -> None:
 
 def publish(address: str, topic: str, source: str, **options: Any) -> None:
     """A camera: notes every packet that went out."""
-    from comux.feeds import FeedPacket, main_publish
+    from comux.feeds import FeedPacket
+    from comux.feeds import publish as run
+    from comux.lifecycle import stop_on_signals
 
     def on_packet(packet: FeedPacket) -> None:
         note("packet", seq=packet.seq, frame=packet.frame)
 
-    report = main_publish(source, topic=topic, address=address, on_packet=on_packet, **options)
+    with stop_on_signals() as stop:
+        report = run(source, address, topic, stop=stop, on_packet=on_packet, **options)
     note("report", **report.as_dict())
 
 

@@ -202,13 +202,15 @@ def test_arrays(broker, records_of):
 
 PROGRAM = """
 import json, sys
-from comux.feeds import main_publish
+from comux.feeds import publish
+from comux.lifecycle import stop_on_signals
 
 def seen(packet):
     if packet.seq == 5:
         print("running", flush=True)
 
-report = main_publish(sys.argv[1], topic="cam1", address=sys.argv[2], on_packet=seen)
+with stop_on_signals() as stop:
+    report = publish(sys.argv[1], sys.argv[2], "cam1", stop=stop, on_packet=seen)
 print(json.dumps(report.as_dict()), flush=True)
 """
 

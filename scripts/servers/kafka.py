@@ -36,6 +36,9 @@ _COMMON = {
     "message.max.bytes": "10485760",
     "replica.fetch.max.bytes": "10485760",
     "group.initial.rebalance.delay.ms": "0",
+    # A broker killed and started again is refused until its former life's session has run out: 9 s by default.
+    "broker.session.timeout.ms": "4000",
+    "broker.heartbeat.interval.ms": "500",
     "offsets.topic.num.partitions": "4",
     "transaction.state.log.num.partitions": "4",
     "share.coordinator.state.topic.num.partitions": "4",
@@ -55,6 +58,10 @@ class Kafka:
     brokers: int
     heap: str
     secured: bool = False
+
+    def fetch(self) -> None:
+        tool("java", _JAVA_PACKAGE)
+        jars(_POM)
 
     def prepare(self, name: str, folder: Path, ports: Ports) -> Entry:
         java = tool("java", _JAVA_PACKAGE)
@@ -137,7 +144,8 @@ class Kafka:
         with contextlib.ExitStack() as stack:
             admin = KafkaAdminClient(**client)
             stack.callback(admin.close)
-            nodes = {broker["broker_id"] for broker in admin.describe_cluster()["brokers"] if not broker.get("is_fenced")}
+            brokers = admin.describe_cluster()["brokers"]
+            nodes = {broker["broker_id"] for broker in brokers if not broker.get("is_fenced")}
             if missing := [name for name in names if processes[name]["node"] not in nodes]:
                 raise NotReady(f"{', '.join(missing)} not yet in the cluster, which has nodes {sorted(nodes)}")
             details = {"num_partitions": 1, "replication_factor": len(nodes), "configs": {"min.insync.replicas": "1"}}
@@ -182,7 +190,7 @@ def _security(users: dict[str, str]) -> dict[str, str]:
 
 
 def _certificates(folder: Path) -> dict[str, str]:
-    """A certificate authority of this server's own (``ca.pem``) and the broker's certificate for 127.0.0.1, signed by it."""
+    """An authority of this server's own (``ca.pem``), and the broker's certificate for 127.0.0.1 signed by it."""
     store, ca_file, password = folder / "broker.p12", folder / "ca.pem", secrets.token_hex(12)
     keytool = tool("keytool", _JAVA_PACKAGE)
     pair = ["-genkeypair", "-keyalg", "EC", "-groupname", "secp256r1", "-validity", "3650"]

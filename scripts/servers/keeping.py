@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-# Below where Linux takes ports for outgoing connections: a broker that is killed finds its port free when it starts again.
+# Below where Linux takes ports for outgoing connections: a broker that was killed finds its port free again.
 _PORTS = range(20_000, 32_000)
 _LOG_TAIL = 30
 Entry = dict[str, Any]
@@ -43,11 +43,15 @@ class NotReady(Exception):
 class Server(Protocol):
     """A kind of server, as the table in ``scripts/services`` holds it."""
 
+    def fetch(self) -> None:
+        """Download what the server needs, if the cache lacks it. Raises `MissingTool`."""
+        ...
+
     def prepare(self, name: str, folder: Path, ports: Ports) -> Entry:
         """Write all files the server needs into ``folder`` (its own, mode 0700).
 
-        Returns the server's entry in the state: ``bootstrap`` (what clients are given), whatever else its clients need,
-        and ``processes``: by name, each with ``command``, ``address`` and ``log``.
+        Returns the server's entry in the state: ``bootstrap`` (what clients are given), ``addresses`` (by kind), what
+        else clients need, and ``processes``: by name, each with ``command``, ``address`` and ``log``.
         """
         ...
 
@@ -62,7 +66,7 @@ def say(text: str) -> None:
 
 
 class Interrupts:
-    """SIGINT, SIGTERM and SIGHUP as `KeyboardInterrupt`, but never between a process's start and the note of its pid."""
+    """SIGINT, SIGTERM and SIGHUP as `KeyboardInterrupt`; held back where they must not come between two steps."""
 
     def __init__(self) -> None:
         self._held = False
@@ -71,6 +75,11 @@ class Interrupts:
     def install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._arrived)
+
+    def ignore(self) -> None:
+        """From now on nothing interrupts: for clearing up."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -95,7 +104,7 @@ interrupts = Interrupts()
 
 
 def run(command: list[str], timeout: float, env: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """Run a program that ends by itself; its exit code and all it wrote. It ends with us, and at ``timeout`` seconds."""
+    """Run a program to its end (or ``timeout`` seconds, or ours); gives its exit code and all it wrote."""
     try:
         done = subprocess.run(
             command,
@@ -130,7 +139,7 @@ class State:
     def write(self, servers: dict[str, Entry]) -> None:
         part = self.path / f"state.json.{os.getpid()}"
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w") as file:
             json.dump({"servers": servers}, file, indent=2)
         part.rename(self._file)
 
@@ -159,7 +168,8 @@ class State:
 
     def forget(self, name: str) -> None:
         """Remove a server's folder and its entry."""
-        shutil.rmtree(self.path / name, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.path / name)
         servers = self.read()
         servers.pop(name, None)
         self.write(servers)
@@ -208,8 +218,8 @@ def running(process: Entry) -> bool:
 
 
 def start(process: Entry) -> None:
-    """Start a process of an entry in a session of its own and note its pid."""
-    with interrupts.held(), open(process["log"], "ab") as log:
+    """Start a process of an entry, in a session of its own, and note its pid there; it outlives us."""
+    with Path(process["log"]).open("ab") as log:
         child = subprocess.Popen(
             process["command"],
             stdin=subprocess.DEVNULL,
@@ -218,12 +228,12 @@ def start(process: Entry) -> None:
             cwd=Path(process["log"]).parent,
             start_new_session=True,
         )
-        process["pid"], process["ticks"] = child.pid, start_ticks(child.pid)
-        child.returncode = 0  # it outlives us by intent: no warning from its destructor
+    process["pid"], process["ticks"] = child.pid, start_ticks(child.pid)
+    child.returncode = 0  # else its destructor warns that it still runs
 
 
 def stop(processes: list[Entry], patience: float) -> None:
-    """End processes: SIGTERM to all, SIGKILL after ``patience`` seconds (at once for 0). Returns when they have ended."""
+    """End processes: SIGTERM, and SIGKILL after ``patience`` seconds (at once for 0). Returns when they have ended."""
     for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 10.0)):
         if number is signal.SIGTERM and patience <= 0:
             continue
@@ -232,18 +242,10 @@ def stop(processes: list[Entry], patience: float) -> None:
                 os.kill(process["pid"], number)
         deadline = time.monotonic() + seconds
         while any(map(running, processes)) and time.monotonic() < deadline:
-            _reap()
             time.sleep(0.02)
     left = [str(process["pid"]) for process in filter(running, processes)]
     if left:
         raise ServiceError(f"processes {', '.join(left)} are still there 10 s after SIGKILL")
-
-
-def _reap() -> None:
-    """Take the exit codes of children of our own, which else stay as zombies until we end."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
 
 
 def wait_ready(server: Server, entry: Entry, names: list[str], timeout: float) -> None:
@@ -252,7 +254,8 @@ def wait_ready(server: Server, entry: Entry, names: list[str], timeout: float) -
     while True:
         for name in names:
             if not running(entry["processes"][name]):
-                raise ServiceError(f"{name} ended while starting; the end of its log:\n{tail(entry['processes'][name])}")
+                log = tail(entry["processes"][name])
+                raise ServiceError(f"{name} ended while starting; the end of its log:\n{log}")
         try:
             for name in names:
                 host, _, port = entry["processes"][name]["address"].rpartition(":")
@@ -263,8 +266,7 @@ def wait_ready(server: Server, entry: Entry, names: list[str], timeout: float) -
             if time.monotonic() > deadline:
                 logs = "\n".join(f"{name}:\n{tail(entry['processes'][name])}" for name in names)
                 raise ServiceError(
-                    f"{', '.join(names)} did not answer within {timeout:.0f} s ({exc}); "
-                    f"the end of the log of {logs}"
+                    f"{', '.join(names)} did not answer within {timeout:.0f} s ({exc}); the end of the log of {logs}"
                 ) from exc
         time.sleep(0.1)
 

@@ -26,6 +26,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "services"
 FIXTURES = {"kafka", "own_kafka", "kafka3", "services"}
 _STATE = "COMUX_TEST_SERVICES_STATE"
+_OWNER = "COMUX_TEST_SERVICES_OWNER"
 _EXTERNAL = "KAFKA_BOOTSTRAP_SERVERS"
 _REQUIRED = "COMUX_REQUIRE_SERVICES"
 _MISSING_TOOL = 3
@@ -33,7 +34,7 @@ _SKIPPED = "no server: "
 
 
 class Services:
-    """``scripts/services`` with one state folder."""
+    """``scripts/services`` with one state folder; what it starts ends with the run at the latest, even by SIGKILL."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
@@ -54,6 +55,10 @@ class Services:
         if done.returncode != 0:
             pytest.fail(f"scripts/services {verb} {' '.join(arguments)}: exit code {done.returncode}\n{done.stderr}")
         return done.stdout
+
+    def up(self, server: str) -> str:
+        """Start a server, or do nothing where it runs; gives its bootstrap addresses."""
+        return self.do("up", "--while", os.environ[_OWNER], server).strip()
 
     def entry(self, server: str) -> dict[str, Any]:
         """What the state file says of a server."""
@@ -103,7 +108,7 @@ class OwnKafkaCluster(KafkaCluster):
     """A cluster of a test's own, which it may kill and start again."""
 
     def __init__(self, services: Services, server: str) -> None:
-        bootstrap = services.do("up", server).strip()
+        bootstrap = services.up(server)
         super().__init__(bootstrap, services.entry(server))
         self._services = services
         self._server = server
@@ -131,7 +136,7 @@ def kafka() -> KafkaCluster:
     if external := os.environ.get(_EXTERNAL):
         return KafkaCluster(external, None)
     services = Services(Path(os.environ[_STATE]))
-    bootstrap = services.do("up", "kafka").strip()
+    bootstrap = services.up("kafka")
     return KafkaCluster(bootstrap, services.entry("kafka"))
 
 
@@ -170,11 +175,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if not _is_worker(config):
         name = f"comux-services-{os.getpid()}-{secrets.token_hex(4)}"
         os.environ[_STATE] = str(Path(tempfile.gettempdir()) / name)
+        os.environ[_OWNER] = str(os.getpid())
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if not _is_worker(config):
-        done = Services(Path(os.environ.pop(_STATE))).run("down", "--patience", "0")
+    if not _is_worker(config) and Path(os.environ[_STATE]).is_dir():
+        done = Services(Path(os.environ[_STATE])).run("down", "--patience", "0")
         if done.returncode != 0:
             print(done.stderr, file=sys.stderr)
 

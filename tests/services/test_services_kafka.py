@@ -1,52 +1,157 @@
-"""The servers that tests run against do what `scripts/services` promises."""
+"""The brokers that tests run against: every listener, users and ACLs, kill and start again, three copies."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, KafkaProducer
-from kafka.admin import KafkaAdminClient
-from service_fixtures import KafkaCluster
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, KafkaAdminClient, ResourcePattern, ResourceType
+from kafka.errors import KafkaError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError
+from service_fixtures import KafkaCluster, OwnKafkaCluster
+
+MECHANISMS = ("PLAIN", "SCRAM-SHA-256")
 
 
-def round_trip(client: dict[str, Any]) -> None:
-    topic = f"services-{uuid.uuid4().hex}"
-    admin = KafkaAdminClient(**client)
+def make_topic(bootstrap: str, **configs: str) -> str:
+    name = f"services-{uuid.uuid4().hex}"
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin.create_topics({name: {"num_partitions": 1, "configs": configs}}, wait_for_metadata=True)
+    admin.close()
+    return name
+
+
+@pytest.fixture
+def topic(kafka: KafkaCluster) -> Iterator[str]:
+    name = make_topic(kafka.bootstrap)
+    yield name
+    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    admin.delete_topics([name])
+    admin.close()
+
+
+def send(topic: str, values: list[bytes], **client: Any) -> None:
+    """Send records and wait until each is acknowledged by all copies that must have it."""
+    producer = KafkaProducer(acks="all", **client)
     try:
-        admin.create_topics({topic: {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
-        producer = KafkaProducer(**client)
-        producer.send(topic, b"there", key=b"k").get(timeout=10)
-        producer.close()
-        consumer = KafkaConsumer(topic, **client, auto_offset_reset="earliest", consumer_timeout_ms=10_000)
-        record = next(consumer)
-        consumer.close()
-        assert (record.key, record.value) == (b"k", b"there")
+        for future in [producer.send(topic, value) for value in values]:
+            future.get(timeout=20)
     finally:
-        admin.delete_topics([topic], raise_errors=False)
+        producer.close()
+
+
+def read(topic: str, count: int, **client: Any) -> list[bytes]:
+    """The first ``count`` records, or those that came within 10 s."""
+    consumer = KafkaConsumer(consumer_timeout_ms=10_000, **client)
+    try:
+        consumer.assign([TopicPartition(topic, 0)])
+        consumer.seek_to_beginning()
+        return [record.value for _, record in zip(range(count), consumer, strict=False)]
+    finally:
+        consumer.close()
+
+
+def as_user(kafka: KafkaCluster, user: str, mechanism: str = "PLAIN", tls: bool = False) -> dict[str, Any]:
+    return {
+        "bootstrap_servers": kafka.sasl_ssl if tls else kafka.sasl,
+        "security_protocol": "SASL_SSL" if tls else "SASL_PLAINTEXT",
+        "sasl_mechanism": mechanism,
+        "sasl_plain_username": user,
+        "sasl_plain_password": kafka.users[user],
+        "ssl_cafile": kafka.ca_file if tls else None,
+    }
+
+
+def test_the_plain_listener(kafka: KafkaCluster, topic: str) -> None:
+    client = {"bootstrap_servers": kafka.bootstrap}
+    send(topic, [b"a", b"b"], **client)
+    assert read(topic, 2, **client) == [b"a", b"b"]
+
+
+def test_the_tls_listener(kafka: KafkaCluster, topic: str) -> None:
+    client = {"bootstrap_servers": kafka.ssl, "security_protocol": "SSL", "ssl_cafile": kafka.ca_file}
+    send(topic, [b"a", b"b"], **client)
+    assert read(topic, 2, **client) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_the_sasl_listeners(kafka: KafkaCluster, topic: str, mechanism: str, tls: bool) -> None:
+    alice, bob = (as_user(kafka, user, mechanism, tls) for user in ("alice", "bob"))
+    send(topic, [b"a", b"b"], **alice)
+    assert read(topic, 2, **bob) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_a_wrong_password_is_refused(kafka: KafkaCluster, mechanism: str) -> None:
+    client = as_user(kafka, "bob", mechanism) | {"sasl_plain_password": "not this one"}
+    with pytest.raises(KafkaError):
+        KafkaAdminClient(**client, bootstrap_timeout_ms=2000).list_topics()
+
+
+def test_a_certificate_nobody_vouches_for_is_refused(kafka: KafkaCluster) -> None:
+    with pytest.raises(KafkaError):
+        KafkaAdminClient(bootstrap_servers=kafka.ssl, security_protocol="SSL", bootstrap_timeout_ms=2000).list_topics()
+
+
+def test_bob_can_be_denied_a_topic_and_alice_cannot(kafka: KafkaCluster, topic: str) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    rule = ACL("User:bob", "*", ACLOperation.ALL, ACLPermissionType.DENY, ResourcePattern(ResourceType.TOPIC, topic))
+    try:
+        admin.create_acls([rule])
+        with pytest.raises(TopicAuthorizationFailedError):
+            send(topic, [b"from bob"], **as_user(kafka, "bob"), max_block_ms=10_000)
+        send(topic, [b"from alice"], **as_user(kafka, "alice"))
+        assert read(topic, 1, bootstrap_servers=kafka.bootstrap) == [b"from alice"]
+    finally:
+        admin.delete_acls([rule])
         admin.close()
 
 
-def test_the_plain_listener(kafka: KafkaCluster) -> None:
-    round_trip({"bootstrap_servers": kafka.bootstrap})
+def test_no_topic_appears_by_itself(kafka: KafkaCluster) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    name = f"services-{uuid.uuid4().hex}"
+    try:
+        with pytest.raises(KafkaError):
+            send(name, [b"x"], bootstrap_servers=kafka.bootstrap, max_block_ms=1000)
+        assert name not in admin.list_topics()
+        with pytest.raises(UnknownTopicOrPartitionError):
+            admin.delete_topics([name])
+    finally:
+        admin.close()
 
 
-@pytest.mark.parametrize("user", ["alice", "bob"])
-@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
-@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-def test_sasl_listeners(kafka: KafkaCluster, user: str, mechanism: str, tls: bool) -> None:
-    round_trip(
-        {
-            "bootstrap_servers": kafka.sasl_ssl if tls else kafka.sasl,
-            "security_protocol": "SASL_SSL" if tls else "SASL_PLAINTEXT",
-            "sasl_mechanism": mechanism,
-            "sasl_plain_username": user,
-            "sasl_plain_password": kafka.users[user],
-            "ssl_cafile": kafka.ca_file,
-        }
-    )
+def test_two_megabytes_pass(kafka: KafkaCluster, topic: str) -> None:
+    value = bytes(2_000_000)
+    send(topic, [value], bootstrap_servers=kafka.bootstrap, max_request_size=3_000_000)
+    assert read(topic, 1, bootstrap_servers=kafka.bootstrap, max_partition_fetch_bytes=3_000_000) == [value]
 
 
-def test_the_tls_listener(kafka: KafkaCluster) -> None:
-    round_trip({"bootstrap_servers": kafka.ssl, "security_protocol": "SSL", "ssl_cafile": kafka.ca_file})
+def test_a_broker_killed_and_started_again_keeps_its_address_and_records(own_kafka: OwnKafkaCluster) -> None:
+    client = {"bootstrap_servers": own_kafka.bootstrap}
+    topic = make_topic(own_kafka.bootstrap)
+    send(topic, [b"before"], **client)
+    (broker,) = own_kafka.brokers
+    pid = own_kafka.pid(broker)
+    own_kafka.kill()
+    with pytest.raises(KafkaError):
+        KafkaAdminClient(**client, bootstrap_timeout_ms=300)
+    own_kafka.start()
+    assert own_kafka.pid(broker) != pid
+    send(topic, [b"after"], **client)
+    assert read(topic, 2, **client) == [b"before", b"after"]
+
+
+def test_three_brokers_go_on_without_one_and_take_it_back(kafka3: OwnKafkaCluster) -> None:
+    client = {"bootstrap_servers": kafka3.bootstrap}
+    topic = make_topic(kafka3.bootstrap)
+    assert kafka3.brokers == ["kafka3-1", "kafka3-2", "kafka3-3"]
+    send(topic, [b"by three"], **client)
+    kafka3.kill("kafka3-2")
+    send(topic, [b"by two"], **client)
+    kafka3.start("kafka3-2")
+    kafka3.kill("kafka3-1")  # who has all records now: the one that was away, and the one that never was
+    send(topic, [b"by the others"], **client)
+    assert read(topic, 3, **client) == [b"by three", b"by two", b"by the others"]

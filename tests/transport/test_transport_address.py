@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from comux.errors import ConfigError, UnknownAddressError
+from comux.errors import UnknownAddressError
 from comux.transport import Address, Capabilities, connect, parse_address, register_engine
 from comux.transport.engines import _engines
 
@@ -61,10 +61,8 @@ def test_what_nobody_understands(text: Any, says: str) -> None:
 
 
 def test_an_unknown_scheme_lists_the_known() -> None:
-    with pytest.raises(UnknownAddressError, match=r"memory://, shm://"):
+    with pytest.raises(UnknownAddressError, match=r"kafka://, memory://, shm://"):
         connect("pigeon://loft")
-    with pytest.raises(ConfigError, match="Kafka"):
-        connect(["localhost:9092"])
 
 
 def test_a_new_engine_is_one_call() -> None:

@@ -1,4 +1,4 @@
-"""The brokers that tests run against: every listener, users and ACLs, kill and start again, three copies."""
+"""The brokers that tests run against: every listener, users and ACLs, limits, three copies."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, KafkaAdminClient, ResourcePattern, ResourceType
 from kafka.errors import KafkaError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError
+from kafka_client import make_topic, read, send
 from service_fixtures import KafkaCluster, OwnKafkaCluster, until
 
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256")
-
-
-def make_topic(bootstrap: str, **configs: str) -> str:
-    name = f"services-{uuid.uuid4().hex}"
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    admin.create_topics({name: {"num_partitions": 1, "configs": configs}}, wait_for_metadata=True)
-    admin.close()
-    return name
 
 
 @pytest.fixture
@@ -30,27 +22,6 @@ def topic(kafka: KafkaCluster) -> Iterator[str]:
     admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     admin.delete_topics([name])
     admin.close()
-
-
-def send(topic: str, values: list[bytes], **client: Any) -> None:
-    """Send records and wait until each is acknowledged by all copies that must have it."""
-    producer = KafkaProducer(acks="all", **client)
-    try:
-        for future in [producer.send(topic, value) for value in values]:
-            future.get(timeout=20)
-    finally:
-        producer.close()
-
-
-def read(topic: str, count: int, **client: Any) -> list[bytes]:
-    """The first ``count`` records, or those that came within 10 s."""
-    consumer = KafkaConsumer(consumer_timeout_ms=10_000, **client)
-    try:
-        consumer.assign([TopicPartition(topic, 0)])
-        consumer.seek_to_beginning()
-        return [record.value for _, record in zip(range(count), consumer, strict=False)]
-    finally:
-        consumer.close()
 
 
 def in_sync(admin: KafkaAdminClient, topic: str) -> set[int]:
@@ -133,23 +104,6 @@ def test_two_megabytes_pass(kafka: KafkaCluster, topic: str) -> None:
     value = bytes(2_000_000)
     send(topic, [value], bootstrap_servers=kafka.bootstrap, max_request_size=3_000_000)
     assert read(topic, 1, bootstrap_servers=kafka.bootstrap, max_partition_fetch_bytes=3_000_000) == [value]
-
-
-def test_a_broker_killed_and_started_again_keeps_its_address_and_records(own_kafka: OwnKafkaCluster) -> None:
-    client = {"bootstrap_servers": own_kafka.bootstrap}
-    topic = make_topic(own_kafka.bootstrap)
-    send(topic, [b"before"], **client)
-    (broker,) = own_kafka.brokers
-    pid = own_kafka.pid(broker)
-    own_kafka.kill()
-    assert own_kafka.status() == {broker: False}
-    with pytest.raises(KafkaError):
-        KafkaAdminClient(**client, bootstrap_timeout_ms=300)
-    own_kafka.start()
-    assert own_kafka.status() == {broker: True}
-    assert own_kafka.pid(broker) != pid
-    send(topic, [b"after"], **client)
-    assert read(topic, 2, **client) == [b"before", b"after"]
 
 
 def test_three_brokers_go_on_without_one_and_take_it_back(kafka3: OwnKafkaCluster) -> None:

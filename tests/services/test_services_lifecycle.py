@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_fixtures import KafkaCluster, Services, until
+from kafka_client import make_topic, read, send
+from service_fixtures import KafkaCluster, OwnKafkaCluster, Services, until
 
 KIT = Path(__file__).resolve().parents[1] / "kit"
 
@@ -58,31 +58,47 @@ def launched(services: Services, server: str) -> dict[str, Any]:
 # -- with real servers -------------------------------------------------------------------------------------------------
 
 
-def test_two_ups_at_once_give_one_server_and_down_leaves_nothing(services: Services) -> None:
+def test_the_life_of_a_server(services: Services) -> None:
+    """Two ``up`` at once start one; killed and started again it keeps address and records; ``down`` leaves nothing."""
     services.do("fetch", "kafka")
     both = [popen(services.command("up", "kafka")) for _ in range(2)]
     said = [each.communicate(timeout=90) for each in both]
     assert [each.returncode for each in both] == [0, 0], said
     entry = services.entry("kafka")
     assert [out for out, _ in said] == [entry["bootstrap"] + "\n"] * 2
-    state_file = services.state / "state.json"
-    assert stat.S_IMODE(state_file.stat().st_mode) == 0o600
-    assert stat.S_IMODE((services.state / "kafka").stat().st_mode) == 0o700
-
-    told = json.loads(services.do("status", "--format", "json"))["servers"]["kafka"]
-    (pid,) = pids(entry)
-    assert told["processes"]["kafka"] == {"running": True, "pid": pid, "address": entry["bootstrap"]}
-    for user, password in entry["users"].items():
-        assert password not in json.dumps(told), f"status tells {user}'s password"
-    assert f"runs  {entry['bootstrap']}" in services.do("status")
     assert all(map(listens, entry["addresses"].values()))
+    passwords_are_kept_to_the_user(services, entry)
 
+    kafka = OwnKafkaCluster(services, "kafka")
+    assert kafka.bootstrap == entry["bootstrap"]
+    (broker,) = kafka.brokers
+    pid = kafka.pid(broker)
+    topic = make_topic(kafka.bootstrap)
+    send(topic, [b"before"], bootstrap_servers=kafka.bootstrap)
+    kafka.kill()
+    assert kafka.status() == {broker: False}
+    assert not runs(pid)
+    assert not listens(kafka.bootstrap)
+    kafka.start()
+    assert kafka.status() == {broker: True}
+    send(topic, [b"after"], bootstrap_servers=kafka.bootstrap)
+    assert read(topic, 2, bootstrap_servers=kafka.bootstrap) == [b"before", b"after"]
+
+    pid = kafka.pid(broker)
     services.do("down")
     assert not runs(pid)
     assert not any(map(listens, entry["addresses"].values()))
     assert not services.state.exists()
     assert "nothing runs" in services.do("status")
     services.do("down")  # again: nothing to do is no error
+
+
+def passwords_are_kept_to_the_user(services: Services, entry: dict[str, Any]) -> None:
+    assert stat.S_IMODE((services.state / "state.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((services.state / "kafka").stat().st_mode) == 0o700
+    told = services.do("status") + services.do("status", "--format", "json")
+    assert f"runs  {entry['bootstrap']}" in told
+    assert not any(password in told for password in entry["users"].values())
 
 
 def test_an_interrupted_up_leaves_nothing(services: Services) -> None:

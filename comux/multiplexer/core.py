@@ -7,7 +7,6 @@ deadlock; it is never held while user code runs.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
@@ -23,6 +22,7 @@ from comux.decoders.pool import ArrayPool
 from comux.errors import ClosedError, ComuxError, ConfigError, ConnectError, UnknownSourceError
 from comux.multiplexer.assemble import Assembler
 from comux.multiplexer.emit import Emitter
+from comux.multiplexer.engines import Engines
 from comux.multiplexer.pictures import Hub, StoreMode
 from comux.multiplexer.results import ResultFuture, Results
 from comux.multiplexer.shared import FrameSharer
@@ -31,7 +31,7 @@ from comux.multiplexer.states import Surroundings, check_topic, decoder_options,
 from comux.options import CamId, SourceOptions, topic_name
 from comux.records import Record
 from comux.telemetry import EventLog
-from comux.transport import Broker, Consumer, check_engine, connect, parse_address
+from comux.transport import Broker, Consumer, check_engine, parse_address
 
 _log = logging.getLogger("comux.multiplexer")
 
@@ -112,8 +112,8 @@ class Core:
         self.at_close: list[Callable[[], None]] = []
         self._decoder = decoder
         self._changing = threading.RLock()
-        self._engines: dict[str, Broker] = {}
-        self._engines_lock = threading.Lock()
+        self._engines = Engines()
+        self._warming = threading.Lock()
         self._warmed: set[tuple[tuple[int, ...], np.dtype[Any]]] = set()
         self._connected: dict[str, Consumer] = {}
         self._past: dict[str, tuple[CamId, list[Account]]] = {}
@@ -127,14 +127,7 @@ class Core:
         Raises:
             ComuxError: the address is unknown, or the engine cannot be reached. ClosedError.
         """
-        key = f"{address}\0{sorted((options or {}).items())!r}"
-        with self._engines_lock:
-            if self.closed:
-                raise ClosedError("this Comux is closed")
-            broker = self._engines.get(key)
-            if broker is None:
-                broker = self._engines[key] = connect(address, **(options or {}))
-            return broker
+        return self._engines.open(address, options or {})
 
     def _engine_of(self, options: SourceOptions) -> Broker:
         return self.engine(options.address or self.settings.address, options.client_options)
@@ -183,7 +176,7 @@ class Core:
                 self.pool.add(shape, dtype, 3)
                 return
             block = (len(self.table.sources), *shape)
-            with self._engines_lock:
+            with self._warming:
                 if (block, dtype) in self._warmed:
                     return
                 self._warmed.add((block, dtype))
@@ -546,12 +539,8 @@ class Core:
             if self.emitter is not None:
                 self.emitter.close()
             self.results.close()
-            with self._engines_lock:
-                self.closed = True
-                engines, self._engines = list(self._engines.values()), {}
-            for broker in engines:
-                with contextlib.suppress(ComuxError):
-                    broker.close()
+            self.closed = True
+            self._engines.close()
 
 
 def _together(failures: Sequence[tuple[CamId, ComuxError]]) -> ComuxError:

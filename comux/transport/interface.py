@@ -54,20 +54,20 @@ Policy = Literal["wait", "drop_oldest", "drop_newest"]
 class Capabilities:
     """What an engine can do. Asking for an absent one raises ``UnsupportedError`` with the capability's name.
 
-    ========================  =========  =========
-    capability                shm        memory
-    ========================  =========  =========
-    record_sharing            True       True
-    views                     True       True
-    observer_without_reading  True       True
-    counted_end               True       True
-    gating                    True       True
-    exact_loss                True       True
-    dense_offsets             True       True
-    durable                   False      False
-    cross_process             True       False
-    timestamp_resolution_ns   1          1
-    ========================  =========  =========
+    ========================  =========  =========  =========
+    capability                shm        memory     kafka
+    ========================  =========  =========  =========
+    record_sharing            True       True       False
+    views                     True       True       False
+    observer_without_reading  True       True       False
+    counted_end               True       True       False
+    gating                    True       True       False
+    exact_loss                True       True       False
+    dense_offsets             True       True       False
+    durable                   False      False      True
+    cross_process             True       False      True
+    timestamp_resolution_ns   1          1          1_000_000
+    ========================  =========  =========  =========
     """
 
     record_sharing: bool  #: members of a group share record by record; a dead member's go to another, ``redelivered``

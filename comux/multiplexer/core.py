@@ -344,6 +344,7 @@ class Core:
             known,
             self.settings.consume_schema,
             durable,
+            self.settings.defaults.get("start", "end"),
             lambda: self.engine(*where),
             self,
         )

@@ -244,6 +244,8 @@ class Poller:
                 if not (self._changed or self._kicked or self._closing):
                     self._asked.wait(self._until_next(now))
             return
+        if self.group is not None:
+            keep_joining(self._consumer)
         self._hand_out(self._consumer.poll(timeout_ms=_POLL_MS, max_records=self._most))
 
     def _until_next(self, now: float) -> float:
@@ -503,6 +505,18 @@ def commit_now(consumer: KafkaConsumer, offsets: dict[TopicPartition, int], time
     """``KafkaConsumer.commit`` for any thread: on the client's I/O thread, and nothing that is ``poll``'s own."""
     manager, coordinator = consumer._client._manager, consumer._coordinator
     manager.run(coordinator._commit_offsets_sync_async, as_offsets(offsets), timeout * 1000)
+
+
+def keep_joining(consumer: KafkaConsumer) -> None:
+    """Before each ``poll`` of a member: a join that an earlier, shorter one began is to be finished.
+
+    kafka-python 3.0 forgets it where the subscription changed (a topic that matches a pattern appeared): its reason to
+    join is gone once the request is sent, the assignment is never taken, no heartbeat is sent, and the member is thrown
+    out while ``poll`` spins.
+    """
+    coordinator = consumer._coordinator
+    if coordinator.rejoining:
+        coordinator.request_rejoin()
 
 
 def as_offsets(offsets: dict[TopicPartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:

@@ -42,7 +42,8 @@ from comux.errors import (
 from comux.records import Record
 
 from .interface import GroupInfo, TopicInfo, TopicSpec, dtype_of
-from .kafka_net import Notes, translate, watched
+from .kafka_failures import Notes, translate
+from .kafka_net import open_client
 from .kafka_options import KafkaOptions
 from .kafka_wire import End, decode
 from .names import unknown_topic
@@ -139,18 +140,15 @@ class Cluster:
     def __init__(self, options: KafkaOptions, where: str) -> None:
         self.options = options
         self.where = where
-        self.notes = Notes()
+        self.notes = Notes(options.client)
         self._reader: KafkaConsumer | None = None
         self._reader_lock = threading.Lock()
         self._settings: dict[str, dict[str, Any]] = {}
         self._settings_next = 0
         self._settings_lock = threading.Lock()
         self._closed = False
-        ours: dict[str, Any] = {"client_id": "comux", "request_timeout_ms": 10_000, "kafka_client": watched(self.notes)}
-        try:
-            self._admin = KafkaAdminClient(**options.for_client("admin", **ours))
-        except Exception as error:
-            raise translate(error, where, self.notes) from error
+        arguments = options.for_client("admin", client_id="comux", request_timeout_ms=10_000)
+        self._admin = open_client(KafkaAdminClient, self.notes, arguments, where)
         version = self._admin._manager.broker_version
         if version < OLDEST_BROKER:
             self._admin.close()
@@ -392,11 +390,9 @@ class Cluster:
                 "auto_offset_reset": "none",
                 "enable_auto_commit": False,
                 "metrics_enabled": False,
-                "kafka_client": watched(self.notes),
             }
-            arguments = self.options.for_client("consumer", **ours)
-            arguments["auto_offset_reset"] = "none"
-            self._reader = KafkaConsumer(**arguments)
+            arguments = self.options.for_client("consumer", **ours) | {"auto_offset_reset": "none"}
+            self._reader = open_client(KafkaConsumer, self.notes, arguments, self.where)
         return self._reader
 
     # -- settings of topics ----------------------------------------------------------------------------------------
@@ -467,9 +463,9 @@ class Cluster:
     def _write_settings(self, key: str, entry: Mapping[str, Any] | None) -> None:
         from kafka import KafkaProducer  # rarely needed: a producer of its own, for one record
 
-        ours: dict[str, Any] = {"client_id": "comux-settings", "kafka_client": watched(self.notes)}
+        arguments = self.options.for_client("producer", client_id="comux-settings", acks="all")
         try:
-            producer = KafkaProducer(**self.options.for_client("producer", **ours))
+            producer = open_client(KafkaProducer, self.notes, arguments, self.where)
             try:
                 value = None if entry is None else json.dumps(entry).encode()
                 producer.send(SETTINGS, value, key=key.encode(), partition=0).get(_SETTLE)

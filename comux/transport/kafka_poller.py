@@ -38,8 +38,9 @@ from kafka.structs import OffsetAndMetadata
 from comux.errors import ClosedError, ComuxError, ConnectError, StaleLeaseError, UnknownTopicError
 
 from .kafka_cluster import Cluster
+from .kafka_failures import Notes, translate
 from .kafka_lane import Lane
-from .kafka_net import Notes, cluster_of, translate, watched
+from .kafka_net import cluster_of, open_client
 from .pace import Budget
 
 _log = logging.getLogger("comux.transport")
@@ -89,7 +90,7 @@ class Poller:
         self.ended = False
         self._cluster = cluster
         self._lifeline = lifeline
-        self._notes = Notes()
+        self._notes = Notes(cluster.options.client)
         self._lock = threading.Lock()
         self._asked = threading.Condition(self._lock)
         self._lanes: dict[TopicPartition, Lane] = {}  # as wanted; guarded by the lock
@@ -123,14 +124,10 @@ class Poller:
             "allow_auto_create_topics": False,
             "metrics_enabled": False,
             "partition_assignment_strategy": [CooperativeStickyAssignor],
-            "kafka_client": watched(self._notes),
         }
         arguments = options.for_client("consumer", **ours)
         arguments.update(group_id=self.group, enable_auto_commit=False, auto_offset_reset="none")
-        try:
-            return KafkaConsumer(**arguments)
-        except Exception as error:
-            raise translate(error, self._cluster.where, self._notes) from error
+        return open_client(KafkaConsumer, self._notes, arguments, self._cluster.where)
 
     # -- asked for by others ---------------------------------------------------------------------------------------
 
@@ -409,11 +406,15 @@ class Poller:
         elif isinstance(error, kafka_errors.TopicAuthorizationFailedError):
             names = set(error.args[0]) if error.args else set()
             for lane in [lane for lane in self._held if not names or lane.partition.topic in names]:
-                lane.fail(translate(error, f"{where}: topic {lane.name!r}"))
+                lane.fail(translate(error, f"{where}: topic {lane.name!r}", self._notes, right=_reading(lane)))
                 self._drop(lane)
         elif isinstance(error, (kafka_errors.GroupAuthorizationFailedError, kafka_errors.AuthorizationError)):
             for lane in list(self._held):
-                lane.fail(translate(error, f"{where}: group {self.group!r}"))
+                lane.fail(
+                    translate(
+                        error, f"{where}: group {self.group!r}", self._notes, right=f"READ on group {self.group!r}"
+                    )
+                )
                 self._drop(lane)
         else:
             _log.warning("%s: poll: %s: %s", where, type(error).__name__, error)
@@ -522,3 +523,7 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         self._poller._revoked(lost)
+
+
+def _reading(lane: Lane) -> str:
+    return f"READ on topic {lane.partition.topic!r}"

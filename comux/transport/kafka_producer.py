@@ -42,7 +42,8 @@ from comux.records import Headers, check_headers
 
 from .interface import Claim, Producer, SendFuture, TopicSpec, dtype_of
 from .kafka_cluster import Cluster, TopicState
-from .kafka_net import Notes, translate, watched
+from .kafka_failures import Notes, translate
+from .kafka_net import open_client
 from .kafka_poller import Lifeline
 from .kafka_wire import END, MS, End, encode, size_of
 from .memory_handles import claim_size
@@ -118,7 +119,7 @@ class Outlet:
     """
 
     def __init__(self, cluster: Cluster, lifeline: Lifeline) -> None:
-        self.notes = Notes()
+        self.notes = Notes(cluster.options.client)
         self.lock = threading.Condition()
         self.cluster = cluster
         self.lifeline = lifeline
@@ -135,15 +136,11 @@ class Outlet:
             "max_block_ms": 10_000,
             "allow_auto_create_topics": False,
             "metrics_enabled": False,
-            "kafka_client": watched(self.notes),
         }
         arguments = options.for_client("producer", **ours)
         self.max_request_size = int(arguments["max_request_size"])
         self.compressed = arguments.get("compression_type") is not None
-        try:
-            self.client = Client(**arguments)
-        except Exception as error:
-            raise translate(error, cluster.where, self.notes) from error
+        self.client = open_client(Client, self.notes, arguments, cluster.where)
 
     def reserve(self, nbytes: int, timeout: float | None, what: str, check: Callable[[], None]) -> None:
         """Wait until ``nbytes`` more may be under way.
@@ -158,8 +155,8 @@ class Outlet:
                 check()
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
-                    trouble = self.notes.newest
-                    why = f" ({translate(trouble, self.cluster.where)})" if trouble is not None else ""
+                    troubles = self.notes.troubles
+                    why = f" ({translate(troubles[-1], self.cluster.where, self.notes)})" if troubles else ""
                     raise WaitTimeoutError(
                         f"{what}: {self._nbytes} bytes are not acknowledged (buffer_bytes={limit}) and no room came "
                         "within "

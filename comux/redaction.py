@@ -27,12 +27,10 @@ def is_secret(name: str) -> bool:
 
 def redacted(options: Mapping[str, Any]) -> dict[str, Any]:
     """``options`` with ``***`` for the values of secrets, at any depth: fit to be shown."""
-    return {
-        name: HIDDEN if is_secret(str(name)) and value is not None else _shown(value) for name, value in options.items()
-    }
+    return {name: _shown(name, value) for name, value in options.items()}
 
 
-def _shown(name: str, value: Any) -> Any:
+def _shown(name: Any, value: Any) -> Any:
     if is_secret(str(name)) and value is not None:
         return HIDDEN
     if isinstance(value, Mapping):

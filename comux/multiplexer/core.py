@@ -23,13 +23,15 @@ from comux.errors import ClosedError, ComuxError, ConfigError, ConnectError, Unk
 from comux.multiplexer.assemble import Assembler
 from comux.multiplexer.emit import Emitter
 from comux.multiplexer.engines import Engines
+from comux.multiplexer.fleet import Fleet
 from comux.multiplexer.pictures import Hub, StoreMode
 from comux.multiplexer.results import ResultFuture, Results
 from comux.multiplexer.shared import FrameSharer
 from comux.multiplexer.source import Source
 from comux.multiplexer.states import Surroundings, check_topic, decoder_options, is_finite, open_consumer
-from comux.options import CamId, SourceOptions, topic_name
+from comux.options import CamId, SourceOptions, topic_name, topic_pattern
 from comux.records import Record
+from comux.redaction import is_secret, shown
 from comux.telemetry import EventLog
 from comux.transport import Broker, Consumer, check_engine, parse_address
 
@@ -105,7 +107,8 @@ class Core:
         self.started = False
         self.closed = False
         self.assembler = Assembler(self.hub, self.pool)
-        self.results = Results(lambda address: self.engine(address, settings.produce_options), self.events, **results)
+        self.results = Results(self._engine_of_results, self.events, **results)
+        self.fleet: Fleet | None = None
         self.emitter: Emitter | None = None
         if emit_wait is not None:
             self.emitter = Emitter(self.results, self._produce_place, self.events, wait=emit_wait)
@@ -132,6 +135,29 @@ class Core:
     def _engine_of(self, options: SourceOptions) -> Broker:
         return self.engine(options.address or self.settings.address, options.client_options)
 
+    def engine_beside(self, address: str) -> Broker:
+        """The engine at ``address`` for commands: with the options of the packets that come from there, if any do.
+
+        Raises:
+            ComuxError: as ``engine``.
+        """
+        return self.engine(address, self._options_of_packets(address))
+
+    def _engine_of_results(self, address: str) -> Broker:
+        return self.engine(address, self._options_of_results(address))
+
+    def _options_of_results(self, address: str) -> dict[str, Any]:
+        """Those given for results; where packets come from there too, beside theirs."""
+        return {**self._options_of_packets(address), **self.settings.produce_options}
+
+    def _options_of_packets(self, address: str) -> Mapping[str, Any]:
+        defaults: Mapping[str, Any] = self.settings.defaults.get("client_options") or {}
+        own = [spec for spec in self.specs.values() if spec.model_fields_set & {"address", "client_options"}]
+        for options in map(self.resolve, own):
+            if options.address == address:
+                return options.client_options
+        return defaults if address == self.settings.address else {}
+
     # -- settings --------------------------------------------------------------------------------------------------
 
     def resolve(self, spec: SourceOptions) -> SourceOptions:
@@ -145,7 +171,11 @@ class Core:
         filled = [name for name in _FILLED_IN if given.get(name) is None]
         values = {**settings.defaults, **{name: value for name, value in given.items() if name not in filled}}
         address = values.setdefault("address", settings.address)
-        named = parse_address(address).topic
+        where = parse_address(address)
+        if "client_options" not in given and where.namespace != parse_address(settings.address).namespace:
+            # A command may name another cluster; it must not be sent this one's password.
+            values["client_options"] = _without_secrets(values.get("client_options") or {})
+        named = where.topic
         cam_id = values["cam_id"]
         values.setdefault("consume_topic", named or topic_name(settings.consume_schema, cam_id))
         values.setdefault("produce_topic", topic_name(settings.produce_schema, cam_id))
@@ -190,8 +220,8 @@ class Core:
 
     def _check(self, options: SourceOptions) -> None:
         """Whatever can be known to be wrong before a thread runs."""
-        check_engine(options.address or "")
-        check_engine(options.produce_address or "")
+        check_engine(options.address or "", options.client_options)
+        check_engine(options.produce_address or "", self._options_of_results(options.produce_address or ""))
         try:
             self._decoder(decoder_options(options)).close()
         except ConfigError as exc:
@@ -296,6 +326,9 @@ class Core:
             self.check_open()
             if self.started:
                 return
+            if self.fleet is not None:
+                self._start_fleet(self.fleet)
+                return
             if not self.specs:
                 raise ConfigError("no sources: give cam_ids, or create one")
             resolved = self.check_all()
@@ -311,6 +344,50 @@ class Core:
             for source in sources:
                 source.start()
 
+    def share(self, group: str, topics: str | None, *, durable: bool) -> None:
+        """Share the cameras with other processes from the start on, see ``fleet``.
+
+        Args:
+            group: Of the cluster.
+            topics: A pattern; ``None``: the topics of the sources that are defined.
+            durable: Go on at the committed offset.
+
+        Raises:
+            ConfigError: they cannot be shared.
+        """
+        if self.started:
+            raise ConfigError("share after start: say it before")
+        where = (self.settings.address, self.settings.defaults.get("client_options") or {})
+        known: dict[str, SourceOptions] = {}
+        for spec in self.specs.values():
+            options = self.resolve(spec)
+            if (options.address, dict(options.client_options)) != (where[0], dict(where[1])):
+                raise ConfigError(f"source {spec.cam_id!r}: a fleet's cameras are on one cluster, {shown(where[0])}")
+            known[options.consume_topic or ""] = spec
+        if topics is None and not known:
+            topics = topic_pattern(self.settings.consume_schema)
+        self.fleet = Fleet(
+            group,
+            topics,
+            known,
+            self.settings.consume_schema,
+            durable,
+            lambda: self.engine(*where),
+            self,
+        )
+
+    def _start_fleet(self, fleet: Fleet) -> None:
+        specs, self.specs = self.specs, {}
+        self.started = True  # what the group gives us starts at once
+        self.at_close.append(fleet.close)
+        try:
+            check_engine(self.settings.address, self.settings.defaults.get("client_options") or {})
+            fleet.start(strict=self.settings.strict)
+        except BaseException:
+            self.at_close.remove(fleet.close)
+            self.specs, self.started = specs, False
+            raise
+
     def _check_produce(self, sources: Iterable[SourceOptions], *, strict: bool) -> None:
         failures: list[tuple[CamId, ComuxError]] = []
         for options in sources:
@@ -318,10 +395,11 @@ class Core:
                 self.results.check(options.produce_address or "", options.produce_topic or "")
             except ComuxError as exc:
                 failures.append((options.cam_id, exc))
-        if failures and strict:
+        wrong = [(cam_id, exc) for cam_id, exc in failures if isinstance(exc, ConfigError)]
+        if wrong or (failures and strict):
             for key in list(self._connected):
                 self.drop_connected(key)
-            raise _together(failures)
+            raise _together(wrong or failures)
 
     def _swap(self, sources: Sequence[Source]) -> None:
         with self.hub.lock:
@@ -346,8 +424,12 @@ class Core:
             raise self.unknown(cam_id)
         return source
 
-    def create(self, spec: SourceOptions) -> SourceOptions:
+    def create(self, spec: SourceOptions, *, strict: bool | None = None) -> SourceOptions:
         """Add a source; it starts where the manager has started.
+
+        Args:
+            spec: Its settings.
+            strict: Whether a missing topic or engine is an error; ``None``: as the manager is.
 
         Raises:
             ConfigError: the id exists, or a setting is wrong. ComuxError: topic or engine missing, where strict.
@@ -363,7 +445,7 @@ class Core:
             try:
                 self.connect(spec.cam_id)
             except ComuxError:
-                if self.settings.strict:
+                if self.settings.strict if strict is None else strict:
                     del self.specs[key]
                     raise
             if self.started:
@@ -478,14 +560,18 @@ class Core:
         Raises:
             ComuxError: see ``Results.send``.
         """
+        source = self.table.find(cam_id)
         if self.emitter is None:
-            return self.results.send(cam_id, *self._produce_place(cam_id), record, headers)
-        encoded, future = self.results.begin(cam_id, record, headers)
-        try:
-            self.emitter.offer(cam_id, record, encoded, future)
-        except BaseException:
-            self.results.cancel(future)
-            raise
+            future = self.results.send(cam_id, *self._produce_place(cam_id), record, headers)
+        else:
+            encoded, future = self.results.begin(cam_id, record, headers)
+            try:
+                self.emitter.offer(cam_id, record, encoded, future)
+            except BaseException:
+                self.results.cancel(future)
+                raise
+        if source is not None:
+            source.sent(record, future)
         return future
 
     def _produce_place(self, cam_id: CamId) -> tuple[str, str]:
@@ -541,6 +627,10 @@ class Core:
             self.results.close()
             self.closed = True
             self._engines.close()
+
+
+def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if not is_secret(name)}
 
 
 def _together(failures: Sequence[tuple[CamId, ComuxError]]) -> ComuxError:

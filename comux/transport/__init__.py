@@ -1,7 +1,8 @@
 """Topics: one interface over several engines, found by address.
 
 Lives here: the interface every engine keeps (``interface``), addresses (``address``), the table of engines
-(``engines``), and the engines themselves: ``local`` (shared memory) and ``memory`` (one process, for tests).
+(``engines``), and the engines themselves: ``local`` (shared memory), ``kafka`` (Apache Kafka, the only door to
+kafka-python) and ``memory`` (one process, for tests).
 May import: ``comux.ring``, ``comux.records``, ``comux.account``, ``comux.errors``, numpy.
 Must never know: codecs, sources, batches.
 """
@@ -16,12 +17,14 @@ from .interface import (
     Claim,
     Consumer,
     GroupInfo,
+    Membership,
     Observer,
     Producer,
     SendFuture,
     Start,
     TopicInfo,
     TopicSpec,
+    for_engine,
 )
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "Claim",
     "Consumer",
     "GroupInfo",
+    "Membership",
     "Observer",
     "Producer",
     "SendFuture",
@@ -39,6 +43,7 @@ __all__ = [
     "TopicSpec",
     "check_engine",
     "connect",
+    "for_engine",
     "parse_address",
     "register_engine",
     "schemes",

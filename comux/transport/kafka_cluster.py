@@ -43,7 +43,7 @@ from comux.records import Record
 
 from .interface import GroupInfo, TopicInfo, TopicSpec, dtype_of
 from .kafka_failures import Notes, translate
-from .kafka_net import open_client
+from .kafka_net import build
 from .kafka_options import KafkaOptions
 from .kafka_wire import End, decode
 from .names import unknown_topic
@@ -53,6 +53,7 @@ T = TypeVar("T")
 
 SETTINGS: Final = "comux-topics"
 OLDEST_BROKER: Final = (0, 11)
+_BUSY: Final = 2.0  # seconds in which a client that has too much under way may have it answered
 _SETTLE: Final = 10.0  # seconds after which a topic that was made or deleted is seen to be
 _READ_TIMEOUT: Final = 10.0
 _MIN_SEGMENT: Final = 1 << 20  # Kafka's own minimum
@@ -147,8 +148,13 @@ class Cluster:
         self._settings_next = 0
         self._settings_lock = threading.Lock()
         self._closed = False
-        arguments = options.for_client("admin", client_id="comux", request_timeout_ms=10_000)
-        self._admin = open_client(KafkaAdminClient, self.notes, arguments, where)
+        ours: dict[str, Any] = {
+            "client_id": "comux",
+            "request_timeout_ms": 10_000,
+            "max_in_flight_requests_per_connection": 100,  # any thread may ask
+            "reconnect_backoff_max_ms": 1000,
+        }
+        self._admin = build(KafkaAdminClient, options.for_client("admin", **ours), where, self.notes)
         version = self._admin._manager.broker_version
         if version < OLDEST_BROKER:
             self._admin.close()
@@ -175,11 +181,17 @@ class Cluster:
         return TopicPartition(self.full(name), self.options.partition or 0)
 
     def _ask(self, what: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """A request; kafka-python's exceptions become ours."""
-        try:
-            return call(*args, **kwargs)
-        except Exception as error:
-            raise translate(error, f"{self.where}: {what}", self.notes) from error
+        """A request; kafka-python's exceptions become ours. A client that is only busy is asked again."""
+        deadline = time.monotonic() + _BUSY
+        while True:
+            try:
+                return call(*args, **kwargs)
+            except kafka_errors.NodeNotReadyError as error:
+                if self.notes.troubles or time.monotonic() > deadline:
+                    raise translate(error, f"{self.where}: {what}", self.notes) from error
+                threading.Event().wait(0.02)
+            except Exception as error:
+                raise translate(error, f"{self.where}: {what}", self.notes) from error
 
     # -- topics ----------------------------------------------------------------------------------------------------
 
@@ -293,14 +305,10 @@ class Cluster:
 
     def _make(self, full: str, config: Mapping[str, str]) -> None:
         new = {"num_partitions": 1, "replication_factor": self.options.replication_factor, "configs": dict(config)}
-        try:
-            self._admin.create_topics({full: new})
-            self._admin.wait_for_topics([full], timeout_ms=int(_SETTLE * 1000))
-        except kafka_errors.TopicAlreadyExistsError as error:
-            name = full.removeprefix(self.options.prefix)
-            raise TopicExistsError(f"{self.where}: topic {name!r} exists; delete it, or pass exist_ok") from error
-        except Exception as error:
-            raise translate(error, f"{self.where}: making topic {full!r}", self.notes) from error
+        name = full.removeprefix(self.options.prefix)
+        self._ask(f"making topic {name!r}", self._admin.create_topics, {full: new})
+        wait = {"timeout_ms": int(_SETTLE * 1000)}
+        self._ask(f"making topic {name!r}", self._admin.wait_for_topics, [full], **wait)
 
     def delete(self, name: str) -> None:
         """Delete a topic and wait until it is gone."""
@@ -391,8 +399,9 @@ class Cluster:
                 "enable_auto_commit": False,
                 "metrics_enabled": False,
             }
-            arguments = self.options.for_client("consumer", **ours) | {"auto_offset_reset": "none"}
-            self._reader = open_client(KafkaConsumer, self.notes, arguments, self.where)
+            arguments = self.options.for_client("consumer", **ours)
+            arguments["auto_offset_reset"] = "none"
+            self._reader = build(KafkaConsumer, arguments, self.where, self.notes)
         return self._reader
 
     # -- settings of topics ----------------------------------------------------------------------------------------
@@ -445,27 +454,17 @@ class Cluster:
         described = self.describe(spec.name)
         if not described["settings_kept"]:
             try:
-                self._make_settings()
+                self._make(SETTINGS, {"cleanup.policy": "compact"})
             except TopicExistsError:
                 pass  # somebody else was faster
         self._write_settings(self.full(spec.name), {"id": described["topic_id"], **_settings_of(spec)})
-
-    def _make_settings(self) -> None:
-        new = {"num_partitions": 1, "replication_factor": -1, "configs": {"cleanup.policy": "compact"}}
-        try:
-            self._admin.create_topics({SETTINGS: new})
-            self._admin.wait_for_topics([SETTINGS], timeout_ms=int(_SETTLE * 1000))
-        except kafka_errors.TopicAlreadyExistsError as error:
-            raise TopicExistsError(f"topic {SETTINGS!r} exists") from error
-        except Exception as error:
-            raise translate(error, f"{self.where}: making topic {SETTINGS!r}", self.notes) from error
 
     def _write_settings(self, key: str, entry: Mapping[str, Any] | None) -> None:
         from kafka import KafkaProducer  # rarely needed: a producer of its own, for one record
 
         arguments = self.options.for_client("producer", client_id="comux-settings", acks="all")
+        producer = build(KafkaProducer, arguments, self.where, self.notes)
         try:
-            producer = open_client(KafkaProducer, self.notes, arguments, self.where)
             try:
                 value = None if entry is None else json.dumps(entry).encode()
                 producer.send(SETTINGS, value, key=key.encode(), partition=0).get(_SETTLE)

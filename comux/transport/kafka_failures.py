@@ -27,6 +27,7 @@ from comux.errors import (
     RecordTooLargeError,
     TlsError,
     TopicError,
+    TopicExistsError,
     UnknownTopicError,
     WaitTimeoutError,
 )
@@ -324,6 +325,10 @@ _TABLE: Final[Sequence[tuple[tuple[type[BaseException], ...], Callable[[str, Bas
     (
         (kafka_errors.UnknownTopicOrPartitionError, kafka_errors.UnknownTopicIdError),
         lambda what, error: UnknownTopicError(f"{what}: no such topic; create it, or start what publishes it"),
+    ),
+    (
+        (kafka_errors.TopicAlreadyExistsError,),
+        lambda what, error: TopicExistsError(f"{what}: it exists; delete it, or pass exist_ok"),
     ),
     (
         (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError),

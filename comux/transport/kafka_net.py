@@ -4,7 +4,7 @@
 host where nobody listens all end as "Unable to bootstrap" after the full time-out, and a broker that dies while a
 consumer polls is only a line in the log. A client that could not be made leaves its thread and sockets behind.
 
-**What this does.** ``open_client`` makes every client of a broker handle, with a network of our making: it notes the
+**What this does.** ``build`` makes every client of a broker handle, with a network of our making: it notes the
 newest failure of each node's connection in ``Notes``, takes the note back when a connection comes about, begins with
 the address that failed least, and lets a bootstrap end as soon as every address it may try has failed for good, or
 three times. What cannot be made is taken apart again, and the reason is told (``kafka_failures``).
@@ -141,14 +141,14 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
         return connection
 
 
-def open_client(make: Callable[..., C], notes: Notes, arguments: Mapping[str, Any], what: str) -> C:
+def build(make: Callable[..., C], arguments: Mapping[str, Any], what: str, notes: Notes) -> C:
     """A client of kafka-python's.
 
     Args:
         make: Its class.
-        notes: Kept by its network.
         arguments: Its options.
         what: For messages: which cluster.
+        notes: Kept by its network.
 
     Raises:
         ComuxError: why there is none; nothing of it is left behind.

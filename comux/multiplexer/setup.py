@@ -14,7 +14,7 @@ from comux.control import Act, Controller
 from comux.errors import ConfigError
 from comux.headers import HeaderSchema
 from comux.headers import check_schema as check_header_schema
-from comux.multiplexer.core import Core, Settings
+from comux.multiplexer.core import Core
 from comux.multiplexer.legacy import (
     Consumers,
     SourceConsumer,
@@ -25,6 +25,7 @@ from comux.multiplexer.legacy import (
     start_of,
 )
 from comux.multiplexer.results import SendLimits
+from comux.multiplexer.settings import Settings
 from comux.options import (
     CamId,
     check_choice,

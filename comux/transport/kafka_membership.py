@@ -165,7 +165,8 @@ class KafkaMembership(Membership):
                 raise StaleLeaseError(
                     f"{where}: lost its topics before the commit; their records come again"
                 ) from error
-            raise translate(error, f"{where}: commit", self._notes) from error
+            right = f"READ on group {self._cluster.full(self.group)!r}"
+            raise translate(error, f"{where}: commit", self._notes, right=right) from error
 
     def close(self) -> None:
         if self._lifeline.dead or self._closed.is_set():
@@ -206,7 +207,8 @@ class KafkaMembership(Membership):
             self._leave()
 
     def _note(self, error: kafka_errors.KafkaError) -> None:
-        self._failure = translate(error, f"{self._cluster.where}: group {self.group!r}", self._notes)
+        right = f"READ on group {self._cluster.full(self.group)!r}"
+        self._failure = translate(error, f"{self._cluster.where}: group {self.group!r}", self._notes, right=right)
         _log.warning("%s", self._failure)
         self._closed.wait(0.2)
 

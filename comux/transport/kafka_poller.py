@@ -98,6 +98,7 @@ class Poller:
         self._changed = False
         self._closing = False
         self._held: dict[Lane, _Held] = {}  # the thread's
+        self._refused: kafka_errors.AuthorizationError | None = None
         self._next_look = 0.0
         self._next_commit = 0.0
         self._most = _MAX_POLL_RECORDS
@@ -186,7 +187,8 @@ class Poller:
                 raise StaleLeaseError(
                     f"{where}: lost its partitions before the commit; their records come again"
                 ) from error
-            raise translate(error, f"{where}: commit", self._notes) from error
+            right = f"READ on group {self.group!r}"
+            raise translate(error, f"{where}: commit", self._notes, right=right) from error
 
     def deleted(self, partition: TopicPartition) -> None:
         """The topic was deleted through this connection."""
@@ -234,6 +236,9 @@ class Poller:
 
     def _turn(self) -> None:
         self._apply()
+        if (refused := self._refused) is not None:
+            self._refused = None
+            raise refused
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + _LOOK_S
@@ -331,6 +336,8 @@ class Poller:
 
     def _committed(self, offsets: dict[TopicPartition, Any], result: Any) -> None:
         """The fate of a commit nobody waits for; one that failed is tried again with the next."""
+        if isinstance(result, kafka_errors.AuthorizationError):
+            self._refused = result  # heartbeats are refused too then, and kafka-python keeps that to itself
         if isinstance(result, Exception):
             _log.debug("%s: group %s: commit failed: %s", self._cluster.where, self.group, result)
             self._want_again({partition: committed.offset for partition, committed in offsets.items()})

@@ -42,7 +42,8 @@ from comux.records import Headers, check_headers
 
 from .interface import Claim, Producer, SendFuture, TopicSpec, dtype_of
 from .kafka_cluster import Cluster, TopicState
-from .kafka_net import Notes, build, translate, watched
+from .kafka_failures import Notes, translate
+from .kafka_net import build
 from .kafka_poller import Lifeline
 from .kafka_wire import END, MS, End, encode, size_of
 from .memory_handles import claim_size
@@ -118,7 +119,7 @@ class Outlet:
     """
 
     def __init__(self, cluster: Cluster, lifeline: Lifeline) -> None:
-        self.notes = Notes()
+        self.notes = Notes(cluster.options.client)
         self.lock = threading.Condition()
         self.cluster = cluster
         self.lifeline = lifeline
@@ -135,7 +136,6 @@ class Outlet:
             "max_block_ms": 10_000,
             "allow_auto_create_topics": False,
             "metrics_enabled": False,
-            "kafka_client": watched(self.notes),
         }
         arguments = options.for_client("producer", **ours)
         self.max_request_size = int(arguments["max_request_size"])
@@ -155,8 +155,8 @@ class Outlet:
                 check()
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
-                    trouble = self.notes.newest
-                    why = f" ({translate(trouble, self.cluster.where)})" if trouble is not None else ""
+                    troubles = self.notes.troubles
+                    why = f" ({translate(troubles[-1], self.cluster.where, self.notes)})" if troubles else ""
                     raise WaitTimeoutError(
                         f"{what}: {self._nbytes} bytes are not acknowledged (buffer_bytes={limit}) and no room came "
                         "within "
@@ -210,25 +210,25 @@ class KafkaProducer(Producer):
         self._under_way = 0
         self._failures: list[tuple[str, BaseException]] = []
         self._closed = self._over = False
+        self._topic_limit = outlet.cluster.limit(spec.name)
         self._limit, self._limit_name = self._find_limit()
         self._warm()
         state.users += 1
 
     def _find_limit(self) -> tuple[int, str]:
         """Bytes of the largest record, and the setting that says so."""
-        nbytes, name = self._outlet.cluster.limit(self.topic)
+        nbytes, name = self._topic_limit
         own = self._outlet.max_request_size
         if nbytes and not self._outlet.compressed and nbytes <= own:
             return nbytes, name
-        return own, "the client option max_request_size"
+        return own, "the client option max_request_size"  # how small it is when compressed, the cluster will say
 
     def _warm(self) -> None:
         """Let the client learn of the topic, so that ``send`` does not wait for it."""
         try:
             self._outlet.client.partitions_for(self._partition.topic)
         except Exception as error:
-            where = f"{self._outlet.cluster.where}: topic {self.topic!r}"
-            raise translate(error, where, self._outlet.notes) from error
+            raise self._translate(error) from error
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -317,7 +317,7 @@ class KafkaProducer(Producer):
             self._settle(future, nbytes, None, error)
             future.observed = True
             if isinstance(error, kafka_errors.KafkaError):
-                raise translate(error, what, outlet.notes) from error
+                raise self._translate(error) from error
             raise
         sent.add_callback(lambda metadata: self._settle(future, nbytes, metadata.offset, None))
         sent.add_errback(lambda error: self._settle(future, nbytes, None, error))
@@ -335,7 +335,7 @@ class KafkaProducer(Producer):
                 offset = None
         else:
             self._account.drop("in_flight", "failed")
-            failure = self._delivery_error(error)
+            failure = self._delivery_error(error, nbytes)
         future.settle(offset, failure)
         with outlet.lock:
             outlet._nbytes -= nbytes
@@ -344,22 +344,30 @@ class KafkaProducer(Producer):
                 self._failures.append((self.topic, failure))
             outlet.lock.notify_all()
 
-    def _delivery_error(self, error: BaseException) -> ComuxError:
+    def _translate(self, error: BaseException) -> ComuxError:
         what = f"{self._outlet.cluster.where}: topic {self.topic!r}"
-        ours = translate(error, what, self._outlet.notes)
+        return translate(error, what, self._outlet.notes, right=f"WRITE on topic {self._partition.topic!r}")
+
+    def _delivery_error(self, error: BaseException, nbytes: int) -> ComuxError:
+        ours = self._translate(error)
         if isinstance(ours, RecordTooLargeError):
-            return ours
+            limit, name = self._topic_limit
+            return self._too_large(nbytes, limit, name or "the topic's max.message.bytes", "; the cluster refused it")
         failure = DeliveryError(f"a record was not delivered: {ours}", ((self.topic, ours),))
         failure.__cause__ = ours
         return failure
 
     def _check_size(self, nbytes: int) -> None:
         if nbytes > self._limit:
-            raise RecordTooLargeError(
-                f"topic {self.topic!r}: the record has {nbytes} bytes with key and headers, the limit is "
-                f"{self._limit}: "
-                f"{self._limit_name}; set it to at least {nbytes}, or send less"
-            )
+            raise self._too_large(nbytes, self._limit, self._limit_name)
+
+    def _too_large(self, nbytes: int, limit: int, name: str, more: str = "") -> RecordTooLargeError:
+        before = " before compression" if self._outlet.compressed else ""
+        known = f"is {limit}" if limit else "is smaller"
+        return RecordTooLargeError(
+            f"{self._outlet.cluster.where}: topic {self.topic!r}: the record has {nbytes} bytes with key and headers"
+            f"{before}, {name} {known}{more}; set it to at least {nbytes}, or send less"
+        )
 
     def _raise_failures(self) -> None:
         if self._failures:

@@ -14,10 +14,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from multiprocessing.context import SpawnContext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-
 from common import SMALL, VARIANTS, Check, payloads
 
 BATCH_BYTES = 256 * 1024

@@ -1,4 +1,4 @@
-"""One adapter per Kafka client for Python (not called ``kafka.…``: that is kafka-python's name); each runs the same two loops over the same payloads.
+"""One adapter per Kafka client for Python; each runs the same two loops over the same payloads.
 
 ``produce`` sends ``n`` records to a topic and waits until the last is acknowledged; ``consume`` reads a topic's ``n``
 records from the beginning, every byte of each, and looks at its place: record *i* has offset *i* and the bytes of

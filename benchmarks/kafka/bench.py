@@ -25,15 +25,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve()
-ROOT = HERE.parents[2]
-sys.path.insert(0, str(HERE.parents[1]))
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import common
 import kafka_clients as clients
 import kafka_tables as tables
 
+HERE = Path(__file__).resolve()
+ROOT = HERE.parents[2]
 MEGABYTES = {1_000: 60, 24_000: 240, 1_000_000: 400}  # moved by one measurement, at a share of 1
 PACKAGES = ("comux", "kafka-python", "crc32c", "confluent-kafka", "aiokafka")
 SETTINGS = ("equal", "own")

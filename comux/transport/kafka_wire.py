@@ -69,8 +69,8 @@ def encode(
 
 
 def size_of(value: Any, key: bytes | None, headers: Sequence[tuple[str, bytes]]) -> int:
-    """Bytes of the record on the wire, at most: what Kafka's limits are compared with."""
-    size = _RECORD_OVERHEAD + (0 if value is None else memoryview(value).nbytes) + (0 if key is None else len(key))
+    """Bytes of the record on the wire, at most: what Kafka's limits are compared with. ``value`` has bytes as items."""
+    size = _RECORD_OVERHEAD + (0 if value is None else len(value)) + (0 if key is None else len(key))
     for name, content in headers:
         size += _HEADER_OVERHEAD + len(name.encode()) + len(content)
     return size

@@ -38,6 +38,7 @@ from kafka.structs import OffsetAndMetadata
 from comux.errors import ClosedError, ComuxError, ConnectError, StaleLeaseError, UnknownTopicError
 
 from .kafka_cluster import Cluster
+from .kafka_fetched import quicken
 from .kafka_lane import Lane
 from .kafka_net import Notes, build, cluster_of, translate, watched
 from .pace import Budget
@@ -127,7 +128,9 @@ class Poller:
         }
         arguments = options.for_client("consumer", **ours)
         arguments.update(group_id=self.group, enable_auto_commit=False, auto_offset_reset="none")
-        return build(KafkaConsumer, arguments, self._cluster.where, self._notes)
+        consumer = build(KafkaConsumer, arguments, self._cluster.where, self._notes)
+        quicken(consumer)
+        return consumer
 
     # -- asked for by others ---------------------------------------------------------------------------------------
 

@@ -238,9 +238,9 @@ class KafkaProducer(Producer):
             raise UnknownTopicError(f"topic {self.topic!r} was deleted under its producer; create it again")
         end = self._state.end
         if self._over or (end is not None and end.epoch >= self._epoch):
+            at = "?" if end is None else end.offset
             raise EndOfStream(
-                f"topic {self.topic!r}: epoch {self._epoch} ended at offset {'?' if end is None else end.offset}; a new "
-                "producer opens the next one"
+                f"topic {self.topic!r}: epoch {self._epoch} ended at offset {at}; a new producer opens the next one"
             )
 
     # -- sending ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ The exceptions meant here are those of kafka-python; ``translate`` makes them ou
 
 from __future__ import annotations
 
+import functools
 import logging
+import socket
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
@@ -24,6 +26,7 @@ from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaTCPTransport
 
 from comux.errors import (
     AuthenticationError,
@@ -45,6 +48,7 @@ from .address import redacted
 
 C = TypeVar("C")
 _TRIES: Final = 3
+_RECEIVE: Final = 64 << 10  # larger ones are mapped anew for each call
 _REFUSED_CREDENTIALS: Final = (
     kafka_errors.SaslAuthenticationFailedError,
     kafka_errors.UnsupportedSaslMechanismError,
@@ -130,6 +134,31 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
             connection.init_future.add_errback(lambda error: notes.failed(node_id, error))
             connection.close_future.add_errback(lambda error: notes.failed(node_id, error))
         return connection
+
+    async def _build_transport(self, *args: Any, **kwargs: Any) -> Any:
+        transport = await super()._build_transport(*args, **kwargs)
+        if type(transport) is KafkaTCPTransport:
+            transport._sock_recv = functools.partial(_receive, transport._sock)
+        return transport
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, BaseException | None]:
+    """What has arrived, and whether the connection ended: in place of a transport's ``_sock_recv``.
+
+    That takes 4 kB at a time and gives up the interpreter for each of them, and waits for it again.
+    """
+    parts: list[bytes] = []
+    error: BaseException | None = None
+    try:
+        while not parts or len(parts[-1]) == _RECEIVE:
+            parts.append(sock.recv(_RECEIVE))
+        if not parts[-1]:
+            error = kafka_errors.KafkaConnectionError("socket disconnected")
+    except (BlockingIOError, InterruptedError):
+        pass
+    except OSError as failure:
+        error = kafka_errors.KafkaConnectionError(failure)
+    return b"".join(parts), error
 
 
 def watched(notes: Notes) -> Callable[..., KafkaNetClient]:

@@ -17,7 +17,9 @@ at the first request after it where it wants credentials. Which of the two it wa
 
 from __future__ import annotations
 
+import functools
 import logging
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -25,6 +27,7 @@ from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaTCPTransport
 
 from comux.redaction import redacted
 
@@ -33,6 +36,7 @@ from .kafka_failures import HungUp, Notes, Trouble, opening_failure
 C = TypeVar("C")
 
 _LEAST_TRY_MS: Final = 1000
+_RECEIVE: Final = 64 << 10  # larger ones are mapped anew for each call
 
 
 class _NoSecrets(logging.Filter):
@@ -111,6 +115,8 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
     async def _build_transport(self, *args: Any, **kwargs: Any) -> Any:
         transport = await super()._build_transport(*args, **kwargs)
         receive = transport._sock_recv
+        if type(transport) is KafkaTCPTransport:
+            receive = functools.partial(_receive, transport._sock)
 
         def receive_before_the_end() -> tuple[bytes, BaseException | None]:
             """kafka-python throws away what came together with the end of a connection: refusals, above all. The end
@@ -139,6 +145,25 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
             found = self.cluster.broker_metadata(node_id)
             _Place(self._notes, node_id, f"{found.host}:{found.port}", bootstrap=bootstrap).watch(connection)
         return connection
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, BaseException | None]:
+    """What has arrived, and whether the connection ended: in place of a transport's ``_sock_recv``.
+
+    That takes 4 kB at a time and gives up the interpreter for each of them, and waits for it again.
+    """
+    parts: list[bytes] = []
+    error: BaseException | None = None
+    try:
+        while not parts or len(parts[-1]) == _RECEIVE:
+            parts.append(sock.recv(_RECEIVE))
+        if not parts[-1]:
+            error = kafka_errors.KafkaConnectionError("socket disconnected")
+    except (BlockingIOError, InterruptedError):
+        pass
+    except OSError as failure:
+        error = kafka_errors.KafkaConnectionError(failure)
+    return b"".join(parts), error
 
 
 def build(make: Callable[..., C], arguments: Mapping[str, Any], what: str, notes: Notes) -> C:

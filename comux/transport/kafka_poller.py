@@ -39,6 +39,7 @@ from comux.errors import ClosedError, ComuxError, ConnectError, StaleLeaseError,
 
 from .kafka_cluster import Cluster
 from .kafka_failures import Notes, translate
+from .kafka_fetched import quicken
 from .kafka_lane import Lane
 from .kafka_net import build, cluster_of
 from .pace import Budget
@@ -128,7 +129,9 @@ class Poller:
         }
         arguments = options.for_client("consumer", **ours)
         arguments.update(group_id=self.group, enable_auto_commit=False, auto_offset_reset="none")
-        return build(KafkaConsumer, arguments, self._cluster.where, self._notes)
+        consumer = build(KafkaConsumer, arguments, self._cluster.where, self._notes)
+        quicken(consumer)
+        return consumer
 
     # -- asked for by others ---------------------------------------------------------------------------------------
 

@@ -157,6 +157,8 @@ def translate(error: BaseException | Trouble, what: str, notes: Notes, *, right:
         return error
     if isinstance(error, _WAITED) and notes.troubles:
         error = notes.troubles[-1]
+    else:
+        error = next((trouble for trouble in notes.troubles if trouble.error is error), error)
     if isinstance(error, Trouble):
         if error.advertised:
             what = f"{what}: broker at {error.at}, as the cluster names it (advertised.listeners)"
@@ -169,6 +171,11 @@ def translate(error: BaseException | Trouble, what: str, notes: Notes, *, right:
         return _refused(what, error, notes)
     if isinstance(error, HungUp):
         return _hung_up(what, error, notes)
+    if isinstance(error, kafka_errors.KafkaProtocolError):
+        return ConnectError(
+            f"{what}: what answers there is not understood ({detail(error)}); it is no Kafka broker, or its listener "
+            f"wants another security_protocol than {notes.client.get('security_protocol', 'PLAINTEXT')!r}"
+        )
     for kinds, make in _TABLE:
         if isinstance(error, kinds):
             return make(what, error)
@@ -199,11 +206,15 @@ def opening_failure(error: BaseException, what: str, notes: Notes, timeout: floa
     failure, first = told[0]
     failure = _answering(failure, what, timeout)
     others = "".join(f"; {trouble.at}: {_brief(trouble.error)}" for _, trouble in told[1:])
-    tls = isinstance(first.error, HungUp) and not first.error.greeted and not uses_tls(notes.client)
-    if tls and speaks_tls(*_host_port(first.at)):
+    if _not_understood(first.error) and not uses_tls(notes.client) and speaks_tls(*_host_port(first.at)):
         protocol = "SASL_SSL" if uses_sasl(notes.client) else "SSL"
         return TlsError(f"{what}: the listener at {first.at} wants TLS; set security_protocol={protocol!r}{others}")
     return type(failure)(f"{failure}{others}") if others else failure
+
+
+def _not_understood(error: BaseException) -> bool:
+    """Whether a listener did not speak our language from the first word on."""
+    return isinstance(error, kafka_errors.KafkaProtocolError) or (isinstance(error, HungUp) and not error.greeted)
 
 
 def _telling(failure: ComuxError, trouble: Trouble) -> int:
@@ -236,7 +247,7 @@ def detail(error: BaseException) -> str:
 
 def _brief(error: BaseException) -> str:
     text = detail(error)
-    return "nobody listens" if "refused" in text.lower() else "unknown host" if "DNS" in text else text
+    return "nobody listens" if "refused" in text.lower() else "host not known (DNS)" if "DNS" in text else text
 
 
 def _who(notes: Notes) -> str:

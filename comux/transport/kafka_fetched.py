@@ -98,12 +98,16 @@ def _messages(tp: TopicPartition, batch: Any) -> Iterator[ConsumerRecord]:
                 at += 1
             else:
                 key_size, at = decode_varint(buffer, at)
+                if key_size < 0:
+                    raise ValueError(f"a key of {key_size} bytes")
                 key = view[at : at + key_size].tobytes()
                 at += key_size
             if buffer[at] == 1:
                 at += 1
             else:
                 value_size, at = decode_varint(buffer, at)
+                if value_size < 0:
+                    raise ValueError(f"a value of {value_size} bytes")
                 value = view[at : at + value_size].tobytes()
                 at += value_size
             headers: list[tuple[str, bytes | None]] = []

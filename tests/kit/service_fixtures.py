@@ -17,7 +17,9 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,16 @@ _EXTERNAL = "KAFKA_BOOTSTRAP_SERVERS"
 _REQUIRED = "COMUX_REQUIRE_SERVICES"
 _MISSING_TOOL = 3
 _SKIPPED = "no server: "
+
+
+def until(condition: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
+    """Wait until ``condition`` gives something true, and give it back."""
+    deadline = time.monotonic() + timeout
+    pause = threading.Event()
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {what}"
+        pause.wait(0.02)
+    return found
 
 
 class Services:
@@ -120,6 +132,14 @@ class OwnKafkaCluster(KafkaCluster):
 
     def pid(self, broker: str) -> int:
         return int(self._services.entry(self._server)["processes"][broker]["pid"])
+
+    def status(self) -> dict[str, bool]:
+        """Which brokers run."""
+        done = self._services.run("status", "--format", "json")
+        told = json.loads(done.stdout)["servers"][self._server]["processes"]
+        running = {name: bool(process["running"]) for name, process in told.items()}
+        assert done.returncode == (0 if all(running.values()) else 1)
+        return running
 
     def kill(self, *brokers: str) -> None:
         """SIGKILL brokers (all, if none is named). Returns when they have ended; their data stay."""

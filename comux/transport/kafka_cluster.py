@@ -42,7 +42,7 @@ from comux.errors import (
 from comux.records import Record
 
 from .interface import GroupInfo, TopicInfo, TopicSpec, dtype_of
-from .kafka_net import Notes, translate, watched
+from .kafka_net import Notes, build, translate, watched
 from .kafka_options import KafkaOptions
 from .kafka_wire import End, decode
 from .names import unknown_topic
@@ -147,10 +147,7 @@ class Cluster:
         self._settings_lock = threading.Lock()
         self._closed = False
         ours: dict[str, Any] = {"client_id": "comux", "request_timeout_ms": 10_000, "kafka_client": watched(self.notes)}
-        try:
-            self._admin = KafkaAdminClient(**options.for_client("admin", **ours))
-        except Exception as error:
-            raise translate(error, where, self.notes) from error
+        self._admin = build(KafkaAdminClient, options.for_client("admin", **ours), where, self.notes)
         version = self._admin._manager.broker_version
         if version < OLDEST_BROKER:
             self._admin.close()
@@ -396,7 +393,7 @@ class Cluster:
             }
             arguments = self.options.for_client("consumer", **ours)
             arguments["auto_offset_reset"] = "none"
-            self._reader = KafkaConsumer(**arguments)
+            self._reader = build(KafkaConsumer, arguments, self.where, self.notes)
         return self._reader
 
     # -- settings of topics ----------------------------------------------------------------------------------------
@@ -468,8 +465,8 @@ class Cluster:
         from kafka import KafkaProducer  # rarely needed: a producer of its own, for one record
 
         ours: dict[str, Any] = {"client_id": "comux-settings", "kafka_client": watched(self.notes)}
+        producer = build(KafkaProducer, self.options.for_client("producer", **ours), self.where, self.notes)
         try:
-            producer = KafkaProducer(**self.options.for_client("producer", **ours))
             try:
                 value = None if entry is None else json.dumps(entry).encode()
                 producer.send(SETTINGS, value, key=key.encode(), partition=0).get(_SETTLE)

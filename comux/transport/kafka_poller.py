@@ -39,7 +39,7 @@ from comux.errors import ClosedError, ComuxError, ConnectError, StaleLeaseError,
 
 from .kafka_cluster import Cluster
 from .kafka_lane import Lane
-from .kafka_net import Notes, cluster_of, translate, watched
+from .kafka_net import Notes, build, cluster_of, translate, watched
 from .pace import Budget
 
 _log = logging.getLogger("comux.transport")
@@ -127,10 +127,7 @@ class Poller:
         }
         arguments = options.for_client("consumer", **ours)
         arguments.update(group_id=self.group, enable_auto_commit=False, auto_offset_reset="none")
-        try:
-            return KafkaConsumer(**arguments)
-        except Exception as error:
-            raise translate(error, self._cluster.where, self._notes) from error
+        return build(KafkaConsumer, arguments, self._cluster.where, self._notes)
 
     # -- asked for by others ---------------------------------------------------------------------------------------
 

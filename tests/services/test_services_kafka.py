@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,3 +126,15 @@ def test_three_brokers_go_on_without_one_and_take_it_back(kafka3: OwnKafkaCluste
     finally:
         admin.close()
     assert read(topic, 2, **client) == [b"by three", b"by two"]
+
+
+def test_the_example_of_the_how_to_page(kafka: KafkaCluster, topic: str, tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "run-kafka.md"
+    (code,) = re.findall(r"```python\n(.+?)```", page.read_text(), re.DOTALL)
+    state = Path(kafka.ca_file).parents[1]
+    (tmp_path / ".services").symlink_to(state)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert topic in done.stdout

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from kafka_client import make_topic, read, send
+from servers.keeping import Ports
 from service_fixtures import KafkaCluster, OwnKafkaCluster, Services, until
 
 KIT = Path(__file__).resolve().parents[1] / "kit"
@@ -321,3 +322,19 @@ def test_tests_without_java_fail_where_servers_are_required(tmp_path: Path) -> N
     assert run.returncode == 1, out + err
     assert "4 errors" in out
     assert "java is not on the PATH; install it" in out
+
+
+def test_a_port_that_was_taken_is_given_to_nobody_else_until_its_server_has_it() -> None:
+    ports = Ports()
+    try:
+        port = ports.take()
+        with socket.socket() as other, pytest.raises(OSError):
+            other.bind(("127.0.0.1", port))
+        with socket.socket() as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Java does
+            server.bind(("127.0.0.1", port))
+            server.listen()
+            ports.close()
+            assert listens(f"127.0.0.1:{port}")
+    finally:
+        ports.close()

@@ -146,7 +146,11 @@ class Cluster:
         self._settings_next = 0
         self._settings_lock = threading.Lock()
         self._closed = False
-        ours: dict[str, Any] = {"client_id": "comux", "request_timeout_ms": 10_000, "kafka_client": watched(self.notes)}
+        ours: dict[str, Any] = {
+            "client_id": "comux",
+            "max_in_flight_requests_per_connection": 1000,  # with more under way it refuses; cameras ask side by side
+            "kafka_client": watched(self.notes),
+        }
         self._admin = build(KafkaAdminClient, options.for_client("admin", **ours), where, self.notes)
         version = self._admin._manager.broker_version
         if version < OLDEST_BROKER:
@@ -385,6 +389,7 @@ class Cluster:
             ours: dict[str, Any] = {
                 "client_id": "comux-reader",
                 "fetch_max_wait_ms": 10,  # what is read is there
+                "retry_backoff_ms": 5,  # so long poll sleeps where it does not know the topic yet
                 "enable_incremental_fetch_sessions": False,  # another partition each time
                 "auto_offset_reset": "none",
                 "enable_auto_commit": False,

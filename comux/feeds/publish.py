@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import crc32c
@@ -37,7 +37,7 @@ from comux.records import (
     Header,
     clock_owner,
 )
-from comux.transport import Broker, Producer, TopicSpec, connect
+from comux.transport import Broker, Producer, TopicSpec, connect, for_engine
 
 from .faults import FeedPacket, InjectedFault
 from .sources import Feed, open_feed
@@ -127,8 +127,7 @@ def publish(
         seconds: Seconds of the stream's time after which it ends; ``None``: no limit.
         faults: See ``comux.feeds.faults``, added to those of the address.
         stop: Set it from any thread to end the feed; waiting is interrupted.
-        create_topic: Make the topic where it is missing, for about 10 s of packets, ``drop_oldest`` (on Kafka: for as
-            long as the cluster keeps topics).
+        create_topic: Make the topic where it is missing, for about 10 s of packets, ``drop_oldest``.
         records, data_bytes: Size of a topic made here; ``None``: from the feed's rate.
         key: Of the records; ``None``: the topic's name without a leading ``raw_``.
         end: End the stream at the feed's end, limit or stop.
@@ -198,12 +197,9 @@ def topic_spec(feed: Feed, topic: str, records: int | None = None, data_bytes: i
 
 
 def _make_topic(broker: Broker, feed: Feed, topic: str, records: int | None, data_bytes: int | None) -> None:
-    if topic in broker.topics():
-        return
-    spec = topic_spec(feed, topic, records, data_bytes)
-    if not broker.capabilities.gating:  # nobody slows the camera there, and how much is kept is the cluster's to say
-        spec = replace(spec, policy="wait", data_bytes=data_bytes)
-    broker.create_topic(spec, exist_ok=True)
+    if topic not in broker.topics():
+        spec = topic_spec(feed, topic, records, data_bytes)
+        broker.create_topic(for_engine(broker, spec), exist_ok=True)
 
 
 def _check_topic(broker: Broker, feed: Feed, topic: str) -> None:

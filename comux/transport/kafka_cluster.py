@@ -52,6 +52,7 @@ T = TypeVar("T")
 
 SETTINGS: Final = "comux-topics"
 OLDEST_BROKER: Final = (0, 11)
+_BUSY: Final = 2.0  # seconds in which a client that has too much under way may have it answered
 _SETTLE: Final = 10.0  # seconds after which a topic that was made or deleted is seen to be
 _READ_TIMEOUT: Final = 10.0
 _MIN_SEGMENT: Final = 1 << 20  # Kafka's own minimum
@@ -148,7 +149,7 @@ class Cluster:
         self._closed = False
         ours: dict[str, Any] = {
             "client_id": "comux",
-            "max_in_flight_requests_per_connection": 1000,  # with more under way it refuses; cameras ask side by side
+            "max_in_flight_requests_per_connection": 100,  # any thread may ask; with more under way it refuses
             "kafka_client": watched(self.notes),
         }
         self._admin = build(KafkaAdminClient, options.for_client("admin", **ours), where, self.notes)
@@ -178,11 +179,17 @@ class Cluster:
         return TopicPartition(self.full(name), self.options.partition or 0)
 
     def _ask(self, what: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """A request; kafka-python's exceptions become ours."""
-        try:
-            return call(*args, **kwargs)
-        except Exception as error:
-            raise translate(error, f"{self.where}: {what}", self.notes) from error
+        """A request; kafka-python's exceptions become ours. A client that is only busy is asked again."""
+        deadline = time.monotonic() + _BUSY
+        while True:
+            try:
+                return call(*args, **kwargs)
+            except kafka_errors.NodeNotReadyError as error:
+                if self.notes.newest is not None or time.monotonic() > deadline:
+                    raise translate(error, f"{self.where}: {what}", self.notes) from error
+                threading.Event().wait(0.02)
+            except Exception as error:
+                raise translate(error, f"{self.where}: {what}", self.notes) from error
 
     # -- topics ----------------------------------------------------------------------------------------------------
 
@@ -296,14 +303,10 @@ class Cluster:
 
     def _make(self, full: str, config: Mapping[str, str]) -> None:
         new = {"num_partitions": 1, "replication_factor": self.options.replication_factor, "configs": dict(config)}
-        try:
-            self._admin.create_topics({full: new})
-            self._admin.wait_for_topics([full], timeout_ms=int(_SETTLE * 1000))
-        except kafka_errors.TopicAlreadyExistsError as error:
-            name = full.removeprefix(self.options.prefix)
-            raise TopicExistsError(f"{self.where}: topic {name!r} exists; delete it, or pass exist_ok") from error
-        except Exception as error:
-            raise translate(error, f"{self.where}: making topic {full!r}", self.notes) from error
+        name = full.removeprefix(self.options.prefix)
+        self._ask(f"making topic {name!r}", self._admin.create_topics, {full: new})
+        wait = {"timeout_ms": int(_SETTLE * 1000)}
+        self._ask(f"making topic {name!r}", self._admin.wait_for_topics, [full], **wait)
 
     def delete(self, name: str) -> None:
         """Delete a topic and wait until it is gone."""
@@ -451,20 +454,10 @@ class Cluster:
         described = self.describe(spec.name)
         if not described["settings_kept"]:
             try:
-                self._make_settings()
+                self._make(SETTINGS, {"cleanup.policy": "compact"})
             except TopicExistsError:
                 pass  # somebody else was faster
         self._write_settings(self.full(spec.name), {"id": described["topic_id"], **_settings_of(spec)})
-
-    def _make_settings(self) -> None:
-        new = {"num_partitions": 1, "replication_factor": -1, "configs": {"cleanup.policy": "compact"}}
-        try:
-            self._admin.create_topics({SETTINGS: new})
-            self._admin.wait_for_topics([SETTINGS], timeout_ms=int(_SETTLE * 1000))
-        except kafka_errors.TopicAlreadyExistsError as error:
-            raise TopicExistsError(f"topic {SETTINGS!r} exists") from error
-        except Exception as error:
-            raise translate(error, f"{self.where}: making topic {SETTINGS!r}", self.notes) from error
 
     def _write_settings(self, key: str, entry: Mapping[str, Any] | None) -> None:
         from kafka import KafkaProducer  # rarely needed: a producer of its own, for one record

@@ -36,6 +36,7 @@ from comux.errors import (
     RecordTooLargeError,
     TlsError,
     TopicError,
+    TopicExistsError,
     UnknownTopicError,
     WaitTimeoutError,
 )
@@ -240,6 +241,10 @@ _TABLE: Final[tuple[tuple[tuple[type[BaseException], ...], Callable[[str, BaseEx
     (
         (kafka_errors.UnknownTopicOrPartitionError, kafka_errors.UnknownTopicIdError),
         lambda what, error: UnknownTopicError(f"{what}: no such topic; create it, or start what publishes it"),
+    ),
+    (
+        (kafka_errors.TopicAlreadyExistsError,),
+        lambda what, error: TopicExistsError(f"{what}: it exists; delete it, or pass exist_ok"),
     ),
     (
         (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError),

@@ -29,6 +29,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "services"
 FIXTURES = {"kafka", "own_kafka", "kafka3", "services"}
 _STATE = "COMUX_TEST_SERVICES_STATE"
 _OWNER = "COMUX_TEST_SERVICES_OWNER"
+_RUN = pytest.StashKey[Path]()
 _EXTERNAL = "KAFKA_BOOTSTRAP_SERVERS"
 _REQUIRED = "COMUX_REQUIRE_SERVICES"
 _MISSING_TOOL = 3
@@ -194,13 +195,15 @@ def _is_worker(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     if not _is_worker(config):
         name = f"comux-services-{os.getpid()}-{secrets.token_hex(4)}"
-        os.environ[_STATE] = str(Path(tempfile.gettempdir()) / name)
+        config.stash[_RUN] = Path(tempfile.gettempdir()) / name
+        os.environ[_STATE] = str(config.stash[_RUN])
         os.environ[_OWNER] = str(os.getpid())
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if not _is_worker(config) and Path(os.environ[_STATE]).is_dir():
-        done = Services(Path(os.environ[_STATE])).run("down", "--patience", "0")
+    state = config.stash.get(_RUN, None)
+    if state is not None and state.is_dir():
+        done = Services(state).run("down", "--patience", "0")
         if done.returncode != 0:
             print(done.stderr, file=sys.stderr)
 
@@ -212,8 +215,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.services)
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The last word of a run in which tests were skipped for want of a server."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: Any) -> Iterator[None]:
+    """The last word of a run, after all other summaries, where tests were skipped for want of a server."""
+    yield
     reasons: dict[str, int] = {}
     for report in terminalreporter.stats.get("skipped", []):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""

@@ -32,6 +32,7 @@ from kafka.structs import OffsetAndMetadata
 
 from comux.errors import (
     BrokerTooOldError,
+    ClosedError,
     ComuxError,
     ConfigError,
     NotAuthorizedError,
@@ -42,7 +43,7 @@ from comux.errors import (
 from comux.records import Record
 
 from .interface import GroupInfo, TopicInfo, TopicSpec, dtype_of
-from .kafka_net import Notes, build, translate, watched
+from .kafka_net import Notes, build, position_of, translate, watched
 from .kafka_options import KafkaOptions
 from .kafka_wire import End, decode
 from .names import unknown_topic
@@ -102,12 +103,13 @@ class TopicState:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A topic as the cluster has it now; ``next_epoch`` is that of a producer opened now."""
+    """A topic as the cluster has it now; ``next_epoch`` is that of a producer opened now, ``topic_id`` is Kafka's."""
 
     spec: TopicSpec
     log_start: int
     high_water: int
     newest: Record | End | None
+    topic_id: str | None
 
     @property
     def epoch(self) -> int:
@@ -160,13 +162,13 @@ class Cluster:
             raise BrokerTooOldError(f"{where}: the broker is Kafka {shown}, comux needs 0.11 (headers) or newer")
 
     def close(self) -> None:
-        """Close the clients. Idempotent."""
+        """Close the clients; whoever waits for an answer is told. Idempotent."""
         self._closed = True
-        with self._reader_lock:
+        self._admin.close()
+        with self._reader_lock:  # whoever reads sees the flag soon
             reader, self._reader = self._reader, None
             if reader is not None:
                 reader.close(autocommit=False)
-        self._admin.close()
 
     # -- names -----------------------------------------------------------------------------------------------------
 
@@ -177,6 +179,10 @@ class Cluster:
     def partition(self, name: str) -> TopicPartition:
         """The partition of our topic ``name`` that is read and written."""
         return TopicPartition(self.full(name), self.options.partition or 0)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"{self.where}: the connection is closed; connect again")
 
     def _ask(self, what: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """A request; kafka-python's exceptions become ours. A client that is only busy is asked again."""
@@ -189,6 +195,7 @@ class Cluster:
                     raise translate(error, f"{self.where}: {what}", self.notes) from error
                 threading.Event().wait(0.02)
             except Exception as error:
+                self._check_open()  # it failed because of that
                 raise translate(error, f"{self.where}: {what}", self.notes) from error
 
     # -- topics ----------------------------------------------------------------------------------------------------
@@ -251,7 +258,8 @@ class Cluster:
             if start < end and newest is None:
                 found = self.read(name, max(start, end - reach), end, spec)
                 newest = found[-1] if found else None
-        return Facts(spec, start, end, newest)
+        topic_id = described.get("topic_id")
+        return Facts(spec, start, end, newest, None if topic_id is None else str(topic_id))
 
     def offsets(self, name: str) -> tuple[int, int]:
         """Log start and high-water mark, from the cluster."""
@@ -361,13 +369,14 @@ class Cluster:
         partition = self.partition(name)
         dtype, size = dtype_of(spec), 0
         out: list[Record | End] = []
-        deadline = time.monotonic() + _READ_TIMEOUT
         with self._reader_lock:
+            deadline = time.monotonic() + _READ_TIMEOUT
             try:
                 reader = self._open_reader()
                 reader.assign([partition])
                 reader.seek(partition, first)
-                while (reader.position(partition) or 0) < end:
+                while (position_of(reader, partition) or 0) < end:
+                    self._check_open()
                     if time.monotonic() > deadline:
                         raise kafka_errors.KafkaTimeoutError(f"{len(out)} records of [{first}, {end}) came in time")
                     for message in reader.poll(timeout_ms=200).get(partition, ()):
@@ -432,13 +441,14 @@ class Cluster:
             return self._settings
 
     def _apply_settings(self, partition: TopicPartition, end: int) -> None:
-        deadline = time.monotonic() + _READ_TIMEOUT
         with self._reader_lock:
+            deadline = time.monotonic() + _READ_TIMEOUT
             reader = self._open_reader()
             start = self._admin.list_partition_offsets({partition: OffsetSpec.EARLIEST})[partition].offset
             reader.assign([partition])
             reader.seek(partition, max(start, self._settings_next))
-            while (reader.position(partition) or 0) < end:
+            while (position_of(reader, partition) or 0) < end:
+                self._check_open()
                 if time.monotonic() > deadline:
                     raise kafka_errors.KafkaTimeoutError(f"topic {SETTINGS} could not be read up to {end}")
                 for message in reader.poll(timeout_ms=200).get(partition, ()):

@@ -272,6 +272,7 @@ class KafkaBroker(Broker):
                 stops=on_end == "stop",
                 grouped=group is not None,
                 owned=group is None or member is not None,
+                topic_id=facts[topic].topic_id,
             )
             for topic in names
         ]

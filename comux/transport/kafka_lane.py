@@ -6,9 +6,9 @@ any time; partitions of a group are taken away at any time; and every offset has
 **Algorithm.** The queue holds records (and ends of epochs) in the order of their offsets. A *generation* counts what
 makes everything fetched so far worthless: a seek, a partition taken away. The polling thread delivers with the
 generation it fetched under, and what is older is thrown away; ``position`` is the next offset to be handed out, so
-what is thrown away is fetched again. What lies between the position and the next record that comes is, in this order:
-jumped (``seek``), lapped (the log no longer had it), or a hole (``absorbed``: ends of epochs, and what transactions
-and compaction leave: offsets that hold no record).
+what is thrown away is fetched again. What lies between the position and the next record that comes is jumped
+(``seek``), lapped (the log no longer had it: a ``Gap`` stands in the queue), or a hole (``absorbed``: ends of epochs,
+and what transactions and compaction leave: offsets that hold no record).
 
 **Groups.** ``outstanding`` holds what was handed out and not acknowledged. The committed offset is that of the oldest
 of these, so a crash repeats records, and loses none.
@@ -37,6 +37,17 @@ from .kafka_wire import End, decode, wire_bytes
 PLACE: Final = "uncommitted"
 
 
+class Gap:
+    """Offsets without records for this lane, in the place of one: up to ``end`` there is nothing, and the last
+    ``lapped`` of it are lost."""
+
+    __slots__ = ("end", "lapped")
+
+    def __init__(self, end: int, lapped: int = 0) -> None:
+        self.end = end
+        self.lapped = lapped
+
+
 class Lane:
     """See the module.
 
@@ -50,6 +61,7 @@ class Lane:
         epoch: Newest epoch at the time of opening: where it ends, a lane that ``stops`` is at its end.
         grouped: Belongs to a member of a group: what it hands out is acknowledged.
         owned: Whether its partition is this process' already; else the group will tell.
+        topic_id: Kafka's, where it is known: a topic that was deleted and made anew has another.
     """
 
     def __init__(
@@ -66,10 +78,12 @@ class Lane:
         stops: bool,
         grouped: bool,
         owned: bool,
+        topic_id: str | None = None,
     ) -> None:
         self.state = state
         self.name = state.name
         self.partition = partition
+        self.topic_id = topic_id
         self.dtype = dtype
         self.shape = shape
         self.condition = condition
@@ -78,7 +92,7 @@ class Lane:
         self.epoch = epoch
         self.stops = stops
         self.grouped = grouped
-        self.queue: deque[Record | End] = deque()
+        self.queue: deque[Record | End | Gap] = deque()
         self.nbytes = 0
         self.generation = 0
         self.sought = True  #: the position was asked for, and may lie beyond the end
@@ -87,7 +101,8 @@ class Lane:
         self.over = False  #: the end was reached and nothing came after it
         self.failure: ComuxError | None = None  #: for good
         self.trouble: ComuxError | None = None  #: while there is no connection
-        self.jumped = 0
+        self.mark_asked_ns = 0  #: when the high-water mark was asked for last
+        self.skipped = 0  #: records passed over since the last that was handed out
         self.fetched = position  #: offset after the newest record delivered
         self.keyframes: deque[int] = deque()
         self.outstanding: dict[int, None] = {}
@@ -95,7 +110,6 @@ class Lane:
         self.committed: int | None = position if grouped else None
         self.bytes_read = 0
         self._sizes: deque[int] = deque()
-        self._lapped = 0
         self._delivered_epoch = 0
 
     def begins(self, newest: Record | End | None) -> None:
@@ -130,8 +144,6 @@ class Lane:
                 return self.nbytes
             self.trouble = None
             if items:
-                if self._lapped and isinstance(items[0], Record):
-                    items[0].skipped, self._lapped = self._lapped, 0
                 self.keyframes.extend(r.offset for r in items if isinstance(r, Record) and r.flags & 1)
                 self.queue.extend(items)
                 self._sizes.extend(sizes)
@@ -142,12 +154,14 @@ class Lane:
                 self.condition.notify_all()
             return self.nbytes
 
-    def lapped(self, generation: int, count: int, target: int) -> None:
-        """The log no longer reaches back to where this lane was: it goes on at ``target``."""
+    def passed(self, generation: int, end: int, lapped: int = 0) -> None:
+        """There is nothing up to ``end``; the last ``lapped`` offsets of it were there once."""
         with self.condition:
-            if generation == self.generation:
-                self._lapped += count
-                self.fetched = target
+            if generation == self.generation and self.owned and end > self.fetched:
+                self.queue.append(Gap(end, lapped))
+                self._sizes.append(0)
+                self.fetched = end
+                self.condition.notify_all()
 
     def fail(self, error: ComuxError) -> None:
         """Nothing more will come."""
@@ -187,7 +201,7 @@ class Lane:
         out: list[Record] = []
         while queue and len(out) < most:
             item = queue[0]
-            if isinstance(item, End):
+            if not isinstance(item, Record):
                 if self._meets(item):
                     break
                 continue
@@ -198,7 +212,7 @@ class Lane:
             offset = item.offset
             if item.flags & 1 and keyframes and keyframes[0] == offset:
                 keyframes.popleft()
-            if offset != self.position or self.jumped:
+            if offset != self.position or self.skipped:
                 self._pass_to(item)
             if self.grouped:
                 self.outstanding[offset] = None
@@ -213,30 +227,32 @@ class Lane:
 
     def _pass_to(self, record: Record) -> None:
         """Account for the offsets between the position and ``record``."""
-        lapped = record.skipped
-        holes = record.offset - self.position - lapped
-        if lapped:
-            self.account.skip("lapped", lapped)
+        self._absorb(record.offset - self.position)
+        record.skipped, self.skipped = self.skipped, 0
+
+    def _absorb(self, holes: int) -> None:
         if holes > 0:
             self.account.receive("handing", holes)
             self.account.absorb("handing", holes)
-        if self.jumped:
-            record.skipped += self.jumped
-            self.jumped = 0
 
-    def _meets(self, end: End) -> bool:
-        """Come to an end in the log; whether it is this lane's last."""
-        if self.stops and end.epoch >= self.epoch:
+    def _meets(self, item: End | Gap) -> bool:
+        """Come to what is no record; whether it is the end that is this lane's last."""
+        if isinstance(item, End) and self.stops and item.epoch >= self.epoch:
             self.over = True
             return True
         self.queue.popleft()
         self.nbytes -= self._sizes.popleft()
-        holes = end.offset + 1 - self.position
-        self.account.receive("handing", holes)
-        self.account.absorb("handing", holes)
-        self.position = end.offset + 1
-        if not self.queue:
-            self.over = True
+        if isinstance(item, End):
+            self._absorb(item.offset + 1 - self.position)
+            self.position = item.offset + 1
+            if not self.queue:
+                self.over = True
+        else:
+            lapped = min(item.lapped, item.end - self.position)
+            self._absorb(item.end - self.position - lapped)
+            self.account.skip("lapped", lapped)
+            self.skipped += lapped
+            self.position = item.end
         if self.grouped:
             self._want_commit()
         return False
@@ -245,7 +261,7 @@ class Lane:
         """Go on at ``offset``; see ``Consumer.seek``."""
         ahead = offset - self.position
         self.account.skip("jumped", ahead)
-        self.jumped = max(0, self.jumped + ahead)
+        self.skipped = max(0, self.skipped + ahead)
         self.position = offset
         self._forget_fetched()
         self.sought = True
@@ -256,7 +272,7 @@ class Lane:
         self.queue.clear()
         self._sizes.clear()
         self.keyframes.clear()
-        self.nbytes = self._lapped = 0
+        self.nbytes = 0
         self.fetched = self.position
 
     def ack(self, offset: int) -> bool:
@@ -302,8 +318,8 @@ class Lane:
 
     def ended(self) -> bool | None:
         """Whether the end was reached; ``None`` where something is on its way that will tell."""
-        while self.queue and isinstance(self.queue[0], End):
-            if self._meets(self.queue[0]):
+        while self.queue and not isinstance(item := self.queue[0], Record):
+            if self._meets(item):
                 return True
         if self.queue:
             return False

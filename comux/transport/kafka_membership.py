@@ -42,8 +42,8 @@ from .interface import Membership, OnAssigned, OnRevoked
 from .kafka_cluster import SETTINGS, Cluster
 from .kafka_failures import Notes, translate
 from .kafka_lane import Lane
-from .kafka_net import build
-from .kafka_poller import LOST, Lifeline, as_offsets, commit_now, keep_joining, wanted_of
+from .kafka_net import build, keep_joining
+from .kafka_poller import LOST, Lifeline, as_offsets, commit_now, wanted_of
 
 _log = logging.getLogger("comux.transport")
 

@@ -199,3 +199,20 @@ def build(make: Callable[..., C], arguments: Mapping[str, Any], what: str, notes
 def cluster_of(client: Any) -> Any:
     """What a consumer, producer or admin client knows of the cluster: topics, leaders."""
     return (client._client if hasattr(client, "_client") else client._sender._client)._manager.cluster
+
+
+def keep_joining(consumer: Any) -> None:
+    """Call before ``poll`` of a member of a group: its join, if one is under way, will be seen to the end.
+
+    A member that rejoins because topics changed, and whose ``poll`` times out meanwhile, would forget the join
+    (kafka-python 3.0.12): it would have no partitions, send no heartbeats, and be thrown out without noticing.
+    """
+    coordinator = consumer._coordinator
+    if coordinator.rejoining:
+        coordinator.request_rejoin()
+
+
+def position_of(consumer: Any, partition: Any) -> int | None:
+    """Where a ``KafkaConsumer`` stands, without asking anybody."""
+    state = consumer._subscription.assignment.get(partition)
+    return None if state is None or state.position is None else int(state.position.offset)

@@ -123,7 +123,13 @@ class KafkaOptions:
         """
         known = _CLIENTS[kind]
         timeout_ms = int(self.connect_timeout * 1000)
-        ours = {"bootstrap_servers": list(self.servers), "bootstrap_timeout_ms": timeout_ms, **ours}
+        common = {
+            "bootstrap_servers": list(self.servers),
+            "bootstrap_timeout_ms": timeout_ms,
+            "request_timeout_ms": 10_000,
+            "reconnect_backoff_max_ms": 1000,  # a broker that is back is found within a second
+        }
+        ours = {**common, **ours}
         theirs = {name: value for name, value in self.client.items() if name in known}
         return {**ours, **_giving_way(ours, theirs), **theirs}
 

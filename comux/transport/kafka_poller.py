@@ -31,6 +31,7 @@ from typing import Any, Final
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.admin import OffsetSpec
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import OffsetAndMetadata
@@ -41,7 +42,7 @@ from .kafka_cluster import Cluster
 from .kafka_failures import Notes, translate
 from .kafka_fetched import quicken
 from .kafka_lane import Lane
-from .kafka_net import build, cluster_of
+from .kafka_net import build, cluster_of, keep_joining, position_of
 from .pace import Budget
 
 _log = logging.getLogger("comux.transport")
@@ -116,8 +117,6 @@ class Poller:
             "client_id": "comux",
             "fetch_max_wait_ms": 100,
             "max_partition_fetch_bytes": min(options.queue_bytes, 4 << 20),
-            "request_timeout_ms": 10_000,
-            "reconnect_backoff_max_ms": 1000,
             "retry_backoff_ms": 50,  # also how long poll sleeps until the cluster's metadata are there
             "metadata_max_age_ms": 30_000,
             "max_poll_records": _MAX_POLL_RECORDS,
@@ -168,6 +167,22 @@ class Poller:
         with self._asked:
             self._kicked.add(lane)
             self._asked.notify()
+
+    def ask_mark(self, lane: Lane) -> None:
+        """Have the high-water mark of a topic that is not being fetched asked for; returns at once."""
+        fetcher, manager = self._consumer._fetcher, self._consumer._client._manager
+
+        def answered(found: dict[TopicPartition, Any]) -> None:
+            if lane.partition in found:
+                lane.state.saw(found[lane.partition].offset)
+
+        try:
+            wanted = {lane.partition: OffsetSpec.LATEST}
+            asked = manager.call_soon(fetcher._fetch_offsets_by_times_async, wanted, _REQUEST_MS)
+        except Exception as error:  # noqa: BLE001 - a client that is closing cannot be asked
+            _log.debug("%s: topic %r: mark not asked for: %s", self._cluster.where, lane.name, error)
+            return
+        asked.add_callback(answered)
 
     def commit(self, lanes: Iterable[Lane], timeout: float) -> None:
         """Commit what the lanes want committed, and wait until the cluster has it. Does not wait for a ``poll``.
@@ -266,6 +281,8 @@ class Poller:
             held = None if lane is None else self._held.get(lane)
             if lane is None or held is None:
                 continue
+            if self._is_another(lane):
+                continue
             before = lane.bytes_read + lane.nbytes
             waiting = lane.deliver(held.applied, messages, self._consumer.highwater(partition))
             if held.budget is not None:
@@ -301,7 +318,9 @@ class Poller:
             self._consumer.assign(list(wanted))
         elif wanted:
             self._consumer.subscribe(topics=[partition.topic for partition in wanted], listener=_Listener(self))
+        paused = self._consumer.paused()
         for lane in fresh:
+            self._held[lane].fetching = lane.partition not in paused  # another lane may have been here before
             self._bring_up(lane, self._held[lane])
 
     def _bring_up(self, lane: Lane, held: _Held) -> None:
@@ -363,6 +382,8 @@ class Poller:
             self._unknown(lane, held)
             return
         held.known, held.unknown_since = True, None
+        if self._is_another(lane):
+            return
         lane.set_trouble(self._trouble(lane, leader))
         if held.ahead and lane.trouble is None:
             held.ahead = self._end_offset(lane) < lane.position
@@ -372,6 +393,21 @@ class Poller:
             high_water = self._consumer.highwater(lane.partition)
             if high_water is not None:
                 lane.state.saw(high_water)
+            position = position_of(self._consumer, lane.partition)
+            if position is not None:  # it has gone past offsets that hold no record
+                lane.passed(held.applied, position)
+
+    def _is_another(self, lane: Lane) -> bool:
+        """Whether the topic is no longer the one that the lane was opened on; the lane is told."""
+        topic_id = cluster_of(self._consumer).topic_id(lane.partition.topic)
+        if topic_id is None or lane.topic_id is None or str(topic_id) == lane.topic_id:
+            return False
+        self._made_anew(lane, "it was deleted and made anew")
+        return True
+
+    def _made_anew(self, lane: Lane, why: str) -> None:
+        lane.fail(UnknownTopicError(f"{self._cluster.where}: topic {lane.name!r}: {why}; open it again"))
+        self._drop(lane)
 
     def _trouble(self, lane: Lane, leader: int) -> ComuxError | None:
         what = f"{self._cluster.where}: topic {lane.name!r}"
@@ -406,6 +442,11 @@ class Poller:
         if isinstance(error, kafka_errors.OffsetOutOfRangeError):
             for partition, offset in dict(error.args[0]).items():
                 self._out_of_range(partition, offset)
+        elif isinstance(error, kafka_errors.LogTruncationError):
+            for partition in error.divergent_offsets:
+                lane = self._lanes.get(partition)
+                if lane is not None:
+                    self._made_anew(lane, "it lost its newest records, which were read")
         elif isinstance(error, kafka_errors.NoOffsetForPartitionError):
             self._begin_anew(error)
         elif isinstance(error, kafka_errors.TopicAuthorizationFailedError):
@@ -447,15 +488,14 @@ class Poller:
                 held.ahead = True
                 self._regulate(lane, held)
             else:
-                lane.fail(
-                    UnknownTopicError(
-                        f"{self._cluster.where}: topic {lane.name!r} ends at {end}, before {offset}, which was read:"
-                        " it was deleted and made anew, or lost its newest records"
-                    )
+                self._made_anew(
+                    lane,
+                    f"it ends at {end}, before {offset}, which was read: it was deleted and made anew, or lost its "
+                    "newest records",
                 )
             return
         target = end if self._cluster.options.get("auto_offset_reset") == "latest" else begin
-        lane.lapped(held.applied, max(0, target - offset), target)
+        lane.passed(held.applied, target, max(0, target - offset))
         self._consumer.seek(partition, target)
 
     # -- groups ----------------------------------------------------------------------------------------------------
@@ -519,18 +559,6 @@ def commit_now(consumer: KafkaConsumer, offsets: dict[TopicPartition, int], time
     """``KafkaConsumer.commit`` for any thread: on the client's I/O thread, and nothing that is ``poll``'s own."""
     manager, coordinator = consumer._client._manager, consumer._coordinator
     manager.run(coordinator._commit_offsets_sync_async, as_offsets(offsets), timeout * 1000)
-
-
-def keep_joining(consumer: KafkaConsumer) -> None:
-    """Before each ``poll`` of a member: a join that an earlier, shorter one began is to be finished.
-
-    kafka-python 3.0 forgets it where the subscription changed (a topic that matches a pattern appeared): its reason to
-    join is gone once the request is sent, the assignment is never taken, no heartbeat is sent, and the member is thrown
-    out while ``poll`` spins.
-    """
-    coordinator = consumer._coordinator
-    if coordinator.rejoining:
-        coordinator.request_rejoin()
 
 
 def as_offsets(offsets: dict[TopicPartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:

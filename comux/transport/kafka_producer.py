@@ -83,8 +83,6 @@ class Outlet:
             "linger_ms": 0,
             "batch_size": 256 << 10,  # while a request is under way more records gather than fit into 16 kB
             "max_request_size": 2**31 - 1,  # the topic's own limit is checked instead
-            "request_timeout_ms": 10_000,
-            "reconnect_backoff_max_ms": 1000,
             "max_block_ms": 10_000,
             "allow_auto_create_topics": False,
             "metrics_enabled": False,

@@ -33,7 +33,7 @@ class Keeper:
         self.runs.append((len(run.futures), run.nbytes))
         self.fates.notify_all()
 
-    def failure(self, error: BaseException) -> BaseException:
+    def failure(self, error: BaseException, nbytes: int) -> BaseException:
         return DeliveryError(f"not delivered: {error}")
 
 

@@ -4,16 +4,17 @@ VENV ?= .venv
 ARGS ?=
 SECONDS ?= 60
 SEED ?=
+SERVER ?= kafka
 RUN := $(VENV)/bin/python
 # Two at a time: half of the tests wait for something, and what only works on an idle machine is wrong.
 PYTEST := -q -p no:cacheprovider -n 2 --dist worksteal
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-here test-others check bench torture clean setup dev
+.PHONY: help demo test test-here test-services test-others services-up services-down check bench torture clean setup dev
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:
 	@scripts/setup-venv $(PYTHON) $(VENV) $$([ -f $(VENV)/.dev ] && echo requirements-dev.txt || echo requirements.txt)
@@ -26,17 +27,27 @@ dev:
 demo: setup  ## four synthetic cameras, decoded, looked at, results re-emitted; pass options: make demo ARGS="--seconds 10"
 	@$(VENV)/bin/comux demo $(ARGS)
 
-test: test-here test-others  ## every test, on every interpreter found
+test: test-here test-services test-others  ## every test, on every interpreter found; with real servers where they can start
 
 test-here: dev
-	@cd tests && COMUX_TEST_INSTALLED=1 ../$(VENV)/bin/pytest $(PYTEST) -m "not torture" $(ARGS)
+	@cd tests && COMUX_TEST_INSTALLED=1 ../$(VENV)/bin/pytest $(PYTEST) -m "not torture and not services" $(ARGS)
+
+test-services: dev  ## the tests that need real servers: Java 17 and Maven, else they say that they were skipped
+	@$(RUN) scripts/services fetch kafka || [ $$? = 3 ]
+	@cd tests && COMUX_TEST_INSTALLED=1 ../$(VENV)/bin/pytest $(PYTEST) -m "services and not torture" $(ARGS)
 
 test-others:
 	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	scripts/other-pythons $$version | while read -r v path; do \
 	    (scripts/setup-venv $$path $(VENV)-$$v requirements-dev.txt && cd tests && \
-	        COMUX_TEST_INSTALLED=1 ../$(VENV)-$$v/bin/pytest $(PYTEST) -m "core and not torture") </dev/null || exit 1; \
+	        COMUX_TEST_INSTALLED=1 ../$(VENV)-$$v/bin/pytest $(PYTEST) -m "core and not torture and not services") </dev/null || exit 1; \
 	done
+
+services-up: setup  ## a Kafka broker on this machine, until make services-down; three: make services-up SERVER=kafka3
+	@$(RUN) scripts/services up $(SERVER)
+
+services-down:
+	@$(PYTHON) scripts/services down
 
 check: dev  ## style, types, layers, C warnings as errors
 	@$(VENV)/bin/ruff check .
@@ -54,6 +65,6 @@ torture: dev  ## the long tests and the ring's torture: make torture SECONDS=600
 	@cd tests && COMUX_TEST_INSTALLED=1 COMUX_TORTURE_SECONDS=$(SECONDS) COMUX_TORTURE_SEED=$(SEED) \
 	    ../$(VENV)/bin/pytest -q -p no:cacheprovider -s -m torture --timeout=0 $(ARGS)
 
-clean:  ## remove what the other targets made
-	rm -rf $(VENV) $(VENV)-3.* build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+clean: services-down  ## remove what the other targets made
+	rm -rf $(VENV) $(VENV)-3.* build *.egg-info .mypy_cache .ruff_cache .pytest_cache .services
 	find comux -name '*.so' -delete

@@ -115,9 +115,31 @@ class WaitTimeoutError(ComuxError, TimeoutError):
 
 
 class ConnectError(ComuxError, ConnectionError):
-    """The engine cannot be reached."""
+    """The engine cannot be reached: nobody listens there, or nobody answers."""
 
     retriable = True
+
+
+class TlsError(ConnectError):
+    """Somebody listens, but no secure connection came about: certificates, host name, or one side speaks no TLS."""
+
+    retriable = False
+
+
+class AuthenticationError(ConnectError):
+    """The cluster refused the credentials, or wants some and was given none."""
+
+    retriable = False
+
+
+class BrokerTooOldError(ConnectError):
+    """The cluster answers, but is older than what comux needs."""
+
+    retriable = False
+
+
+class NotAuthorizedError(ComuxError, PermissionError):
+    """The cluster knows who asks and does not allow it; the message says which right on what is missing."""
 
 
 class DeliveryError(ComuxError):

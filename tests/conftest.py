@@ -16,6 +16,8 @@ from hypothesis import settings
 
 import comux
 
+pytest_plugins = ["service_fixtures"]
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHM = Path("/dev/shm")
 

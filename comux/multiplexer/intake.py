@@ -97,10 +97,17 @@ class Intake:
 
     def _admit(self, records: list[Record]) -> None:
         now, now_unix_ns = time.monotonic_ns(), time.time_ns()
+        grouped = self.consumer is not None and self.consumer.group is not None
         for record in records:
             lapped = record.skipped - self._expected_skip
             self._expected_skip = 0
             self._account.skip("lapped", lapped)
+            if not grouped and self.position is not None:
+                # Offsets that hold no record (on Kafka: ends, transactions, compaction) are no loss, and no picture.
+                holes = record.offset - self.position - max(0, lapped)
+                if holes > 0:
+                    self._account.receive(PLACE, holes)
+                    self._account.absorb(PLACE, holes)
             self._account.receive(PLACE)
             self.arrivals.tick(now)
             self.clock.observe(record, now_unix_ns)
@@ -143,7 +150,8 @@ class Intake:
         if consumer is not None:
             with contextlib.suppress(ComuxError):
                 behind = consumer.lag() + len(self._queue)
-                self._lag_seen = (behind, self._seconds_behind(consumer, behind), time.monotonic_ns())
+                old_ns = int(consumer.metrics().get("high-water-age-max", 0.0) * 1e9)
+                self._lag_seen = (behind, self._seconds_behind(consumer, behind), time.monotonic_ns() - old_ns)
         records, seconds, seen_ns = self._lag_seen
         return records, seconds, (time.monotonic_ns() - seen_ns) / 1e9
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import parse_qsl
 
 from comux.errors import UnknownAddressError
@@ -38,7 +39,7 @@ class Address:
         hosts: ``host:port`` of each Kafka broker; empty for the others.
         topic: The topic it names, or ``None``.
         query: The options after ``?``.
-        text: The address as it was given (a list joined by commas).
+        text: The address as it was given (a list joined by commas), with ``***`` for secrets: fit to be shown.
     """
 
     scheme: str
@@ -47,6 +48,25 @@ class Address:
     topic: str | None
     query: Mapping[str, str] = field(default_factory=dict)
     text: str = ""
+
+
+_SECRET = re.compile(r"password|secret|token|credential|keyfile_data", re.IGNORECASE)
+_SECRET_IN_TEXT = re.compile(r"(?<=[?&])([^=&]*(?:password|secret|token|credential)[^=&]*)=[^&]*", re.IGNORECASE)
+
+
+def is_secret(name: str) -> bool:
+    """Whether an option of this name has a value that must not be shown."""
+    return _SECRET.search(name) is not None
+
+
+def redacted(options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` with ``***`` for the values of secrets: fit to be shown."""
+    return {name: "***" if is_secret(name) and value is not None else value for name, value in options.items()}
+
+
+def shown(address: str) -> str:
+    """``address`` with ``***`` for the values of secrets among its options: fit to be shown."""
+    return _SECRET_IN_TEXT.sub(r"\1=***", address)
 
 
 def valid_name(name: object) -> bool:
@@ -68,8 +88,9 @@ def parse_address(text: str | Sequence[str]) -> Address:
         hosts = tuple(text) if isinstance(text, Sequence) else ()
         if not hosts or not all(isinstance(host, str) for host in hosts):
             raise UnknownAddressError(f"address {text!r}: not a string or a list of 'host:port'; use {_FORMS}")
-        return _kafka(",".join(hosts), ",".join(hosts))
+        return _kafka(",".join(hosts), shown(",".join(hosts)))
     stripped = text.strip()
+    text = shown(text)
     match = _SCHEME.fullmatch(stripped)
     if match is None:
         if stripped and all(_HOST_PORT.fullmatch(part.strip()) for part in stripped.split(",")):
@@ -112,4 +133,6 @@ def _query(query: str, text: str) -> dict[str, str]:
     try:
         return dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True))
     except ValueError as error:
-        raise UnknownAddressError(f"address {text!r}: cannot read the options {query!r}: {error}") from error
+        raise UnknownAddressError(
+            f"address {text!r}: cannot read the options, write ?name=value&name=value: {type(error).__name__}"
+        ) from None

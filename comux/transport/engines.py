@@ -20,8 +20,8 @@ Opener = Callable[..., Broker]
 _engines: dict[str, str | Opener] = {
     "shm": "comux.transport.local",
     "memory": "comux.transport.memory",
+    "kafka": "comux.transport.kafka",
 }
-_PLANNED = frozenset({"kafka"})
 
 
 def schemes() -> list[str]:
@@ -75,8 +75,9 @@ def _opener(parsed: Address) -> str | Opener:
     opener = _engines.get(parsed.scheme)
     if opener is None:
         known = ", ".join(f"{scheme}://" for scheme in schemes())
-        why = "Kafka is not among the engines of" if parsed.scheme in _PLANNED else f"no engine {parsed.scheme}:// in"
         raise UnknownAddressError(
-            f"address {parsed.text!r}: {why} this version, which has {known} (shm:// is the local one); use one of them"
+            f"address {parsed.text!r}: no engine {parsed.scheme}:// in this version, which has {known} (shm:// is "
+            "the local"
+            " one); use one of them"
         )
     return opener

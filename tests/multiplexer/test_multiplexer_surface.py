@@ -162,9 +162,9 @@ def test_all_missing_topics_are_named_at_once(address: str) -> None:
         Comux(["a", "b"], address=address).start()
 
 
-def test_kafka_is_refused_by_name_in_this_version() -> None:
-    with pytest.raises((UnknownAddressError, ConnectError), match="kafka"):
-        Comux(["a"], address="kafka://127.0.0.1:1").start()
+def test_a_cluster_where_nobody_listens_is_one_clear_error() -> None:
+    with pytest.raises(ConnectError, match=r"2 sources.*kafka://127\.0\.0\.1:1: nobody listens.*strict_on_fail"):
+        Comux(["a", "b"], address="kafka://127.0.0.1:1").start()
 
 
 def test_sources_from_yaml_with_settings_of_their_own(address: str, feed: Any, fake: Any, tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib import import_module
 from typing import Any
 
 import pytest
 
-from comux.errors import ConfigError, UnknownAddressError
+from comux.errors import UnknownAddressError
 from comux.transport import Address, Capabilities, connect, parse_address, register_engine
 from comux.transport.engines import _engines
 
@@ -61,10 +62,8 @@ def test_what_nobody_understands(text: Any, says: str) -> None:
 
 
 def test_an_unknown_scheme_lists_the_known() -> None:
-    with pytest.raises(UnknownAddressError, match=r"memory://, shm://"):
+    with pytest.raises(UnknownAddressError, match=r"kafka://, memory://, shm://"):
         connect("pigeon://loft")
-    with pytest.raises(ConfigError, match="Kafka"):
-        connect(["localhost:9092"])
 
 
 def test_a_new_engine_is_one_call() -> None:
@@ -87,6 +86,6 @@ def test_the_table_of_capabilities_is_true() -> None:
     header = next(i for i, row in enumerate(rows) if row[0] == "capability")
     table = {row[0]: row[1:] for row in rows[header + 2 : -1]}
     for column, scheme in enumerate(rows[header][1:]):
-        with connect(f"{scheme}://") as broker:
-            said = {name: words[column] for name, words in table.items()}
-            assert said == {f.name: str(getattr(broker.capabilities, f.name)) for f in dataclasses.fields(Capabilities)}
+        engine = import_module(f"comux.transport.{'local' if scheme == 'shm' else scheme}")
+        said = {name: words[column].replace("_", "") for name, words in table.items()}
+        assert said == {f.name: str(getattr(engine.CAPABILITIES, f.name)) for f in dataclasses.fields(Capabilities)}

@@ -1,0 +1,202 @@
+"""What a Kafka address and its options say: comux' own settings, and those handed on to kafka-python's clients.
+
+**Who wins.** Whatever the user gives wins over our defaults. Options with a name of ``KafkaConsumer``,
+``KafkaProducer`` or ``KafkaAdminClient`` go to those of the three that know the name; ``OWN`` are comux'; any other
+name is an error with the nearest known one. A handful of client options would take away what comux promises (it
+commits what was acknowledged, records are bytes): they are refused, with the setting that does what they are for.
+
+**Text.** Options in an address are text and take the type of the client's default value.
+
+**Secrets** are never shown: ``repr`` of these options, and of every address, has ``***`` in their place.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.admin import KafkaAdminClient
+
+from comux.errors import ConfigError
+
+from .address import Address, is_secret, redacted, valid_name
+
+_CLIENTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "consumer": KafkaConsumer.DEFAULT_CONFIG,
+    "producer": KafkaProducer.DEFAULT_CONFIG,
+    "admin": KafkaAdminClient.DEFAULT_CONFIG,
+}
+_REFUSED: Final = {
+    "group_id": "say group= of the source or consumer",
+    "group_instance_id": "members of comux groups are dynamic",
+    "key_deserializer": "keys are bytes; decode what poll returns",
+    "value_deserializer": "values are bytes; decode what poll returns",
+    "key_serializer": "keys are bytes; encode before send",
+    "value_serializer": "values are bytes; encode before send",
+    "partitioner": "a comux topic is one partition",
+    "transactional_id": "comux sends no transactions; idempotence is on",
+    "kafka_client": "comux brings its own, to tell failures apart",
+    "consumer_timeout_ms": "poll takes a timeout",
+    "default_offset_commit_callback": "comux reports commits itself",
+}
+#: Options whose default says nothing about their type, as text in an address: how to read it.
+_AS_INT: Final = frozenset({"receive_buffer_bytes", "send_buffer_bytes"})
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaOptions:
+    """Checked options of one connection.
+
+    Attributes:
+        servers: ``host:port`` to begin with.
+        prefix: Put before every topic's and group's name on the cluster, and taken off again: a namespace.
+        partition: Which partition is read and written of topics that have several; ``None``: such topics are refused.
+        connect_timeout: Seconds ``connect`` may take.
+        queue_bytes: Bytes fetched ahead per topic of a consumer; a topic that has more waiting is paused.
+        buffer_bytes: Bytes handed to ``send`` and not acknowledged yet, of all producers of the connection.
+        records_per_second, bytes_per_second: Most that is fetched per topic; ``None``: all.
+        replication_factor: Of topics made here; -1: the cluster's default.
+        topic_config: Kafka's settings of topics made here (``{"retention.ms": "60000"}``); they win over what is
+            derived from a ``TopicSpec``.
+        client: kafka-python's options as given.
+    """
+
+    servers: tuple[str, ...]
+    prefix: str = ""
+    partition: int | None = None
+    connect_timeout: float = 10.0
+    queue_bytes: int = 16 << 20
+    buffer_bytes: int = 64 << 20
+    records_per_second: float | None = None
+    bytes_per_second: float | None = None
+    replication_factor: int = -1
+    topic_config: Mapping[str, str] = field(default_factory=dict)
+    client: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"KafkaOptions({','.join(self.servers)!r}, prefix={self.prefix!r}, {redacted(self.client)})"
+
+    def for_client(self, kind: str, **ours: Any) -> dict[str, Any]:
+        """Arguments of kafka-python's ``kind`` of client (``consumer``, ``producer``, ``admin``).
+
+        Args:
+            kind: Which client.
+            ours: Our defaults; the user's options win, with their own.
+        """
+        known = _CLIENTS[kind]
+        timeout_ms = int(self.connect_timeout * 1000)
+        ours = {"bootstrap_servers": list(self.servers), "bootstrap_timeout_ms": timeout_ms, **ours}
+        return {**ours, **{name: value for name, value in self.client.items() if name in known}}
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The user's value of a client option, or ``default``."""
+        return self.client.get(name, default)
+
+
+OWN: Final = frozenset(KafkaOptions.__dataclass_fields__) - {"servers", "client"}
+
+
+def read_options(address: Address, given: Mapping[str, Any]) -> KafkaOptions:
+    """Options of an address and of ``connect``'s keywords.
+
+    Args:
+        address: Its hosts are where to begin; its query was merged into ``given`` already.
+        given: By name; text where it stood in an address.
+
+    Raises:
+        ConfigError: a name is unknown or refused, a value is wrong; names the option.
+    """
+    own: dict[str, Any] = {}
+    client: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in OWN:
+            own[name] = value
+        else:
+            client[name] = _client_option(name, value)
+    servers = client.pop("bootstrap_servers", None)
+    return _checked(_servers(servers) if servers is not None else address.hosts, own, client)
+
+
+def _servers(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)) or not parts or not all(isinstance(part, str) for part in parts):
+        raise ConfigError(f"bootstrap_servers {value!r} is neither 'host:port,host:port' nor a list of 'host:port'")
+    return tuple(part.strip() for part in parts)
+
+
+def _client_option(name: str, value: Any) -> Any:
+    if name in _REFUSED:
+        raise ConfigError(f"Kafka option {name!r} cannot be used with comux: {_REFUSED[name]}")
+    if name == "enable_auto_commit" and value not in (False, "false", "False", "0"):
+        raise ConfigError(
+            "Kafka option 'enable_auto_commit' would commit records that were fetched and not handled yet; comux "
+            "commits "
+            "what was acknowledged; leave it out"
+        )
+    defaults = [known[name] for known in _CLIENTS.values() if name in known]
+    if not defaults:
+        names = sorted({*OWN, *(n for known in _CLIENTS.values() for n in known)} - _REFUSED.keys())
+        near = difflib.get_close_matches(name, names, 1)
+        hint = (
+            f"did you mean {near[0]!r}" if near else "see docs/reference/kafka.md for comux', kafka-python for its own"
+        )
+        raise ConfigError(f"there is no Kafka option {name!r}; {hint}")
+    return _typed(name, value, defaults[0]) if isinstance(value, str) else value
+
+
+def _typed(name: str, text: str, default: Any) -> Any:
+    """``text`` as what the client wants there."""
+    if name == "api_version":
+        return tuple(int(_number(name, part)) for part in text.split("."))
+    if isinstance(default, bool):
+        return _flag(name, text)
+    if isinstance(default, (int, float)) or name in _AS_INT:
+        if name == "acks" and text == "all":
+            return text
+        number = _number(name, text)
+        return int(number) if number == int(number) else number
+    return text
+
+
+def _flag(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("true", "1", "yes", "on", "false", "0", "no", "off"):
+        return value.lower() in ("true", "1", "yes", "on")
+    raise ConfigError(f"Kafka option {name}={value!r} is neither true nor false")
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        return float(value)
+    except (TypeError, ValueError):
+        shown = "***" if is_secret(name) else repr(value)
+        raise ConfigError(f"Kafka option {name}={shown} is no number") from None
+
+
+def _checked(servers: tuple[str, ...], own: dict[str, Any], client: dict[str, Any]) -> KafkaOptions:
+    for name in ("queue_bytes", "buffer_bytes", "replication_factor", "partition"):
+        if own.get(name) is not None:
+            number = _number(name, own[name])
+            least = {"replication_factor": -1, "partition": 0}.get(name, 1)
+            if number != int(number) or number < least or (name == "replication_factor" and number == 0):
+                raise ConfigError(f"Kafka option {name}={own[name]!r} is no whole number of at least {least}")
+            own[name] = int(number)
+    for name in ("connect_timeout", "records_per_second", "bytes_per_second"):
+        if own.get(name) is not None:
+            own[name] = _number(name, own[name])
+            if not own[name] > 0:
+                raise ConfigError(f"Kafka option {name}={own[name]!r} is not above 0")
+    prefix = own.get("prefix", "")
+    if prefix != "" and not valid_name(prefix):
+        raise ConfigError(f"Kafka option prefix={prefix!r} may hold letters, digits, '.', '_' and '-' only")
+    config = own.get("topic_config", {})
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"Kafka option topic_config={config!r} is no mapping of Kafka's topic settings")
+    own["topic_config"] = {str(key): str(value) for key, value in config.items()}
+    return KafkaOptions(servers=servers, client=cast(Mapping[str, Any], client), **own)

@@ -1,0 +1,520 @@
+"""The producer of the Kafka engine: asynchronous, bounded in bytes.
+
+**Problem.** kafka-python's producer buffers without a limit, and what it cannot deliver it tells only its future.
+
+**Algorithm.** All producers of a connection share one ``KafkaProducer``. ``send`` waits until the record fits among the
+bytes that were handed over and are not acknowledged (``buffer_bytes``), and hands it over; kafka-python copies it into
+its batch there and then, which makes ``send`` a snapshot. Acknowledgements settle the futures on its I/O thread.
+A failure that nobody looked at (no ``result``, ``exception`` or callback) is raised by the handle's next ``send`` or
+``flush``, before that accepts its own record.
+
+**Limits.** A record goes through four: the client's ``max_request_size``, the topic's ``max.message.bytes`` (or the
+broker's ``message.max.bytes``, where the topic has none of its own), and what consumers take in one answer. They are
+looked up when the producer is opened, and every record, headers counted, is held against the smallest.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from kafka import KafkaProducer as Client
+from kafka import errors as kafka_errors
+
+from comux.account import Account, AccountSnapshot
+from comux.errors import (
+    ClosedError,
+    ComuxError,
+    ConfigError,
+    DeliveryError,
+    EndOfStream,
+    RecordTooLargeError,
+    UnknownTopicError,
+    WaitTimeoutError,
+)
+from comux.records import Headers, check_headers
+
+from .interface import Claim, Producer, SendFuture, TopicSpec, dtype_of
+from .kafka_cluster import Cluster, TopicState
+from .kafka_net import Notes, build, translate, watched
+from .kafka_poller import Lifeline
+from .kafka_wire import END, MS, End, encode, size_of
+from .memory_handles import claim_size
+from .memory_log import check_array
+from .names import check_key
+
+_log = logging.getLogger("comux.transport")
+
+_KEPT_FAILURES: Final = 1000
+_ANSWER: Final = 30.0  # seconds ``end`` and a claim's commit wait for the cluster's answer
+_CLOSE: Final = 5.0
+
+
+class KafkaFuture(SendFuture):
+    """The fate of one ``send``. Settled by an I/O thread, read by any."""
+
+    __slots__ = ("_callbacks", "_error", "_lock", "_offset", "_settled", "observed", "what")
+
+    def __init__(self, what: str, lock: threading.Condition) -> None:
+        self.what = what
+        self.observed = False  #: somebody looks at the outcome
+        self._lock = lock
+        self._settled = False
+        self._offset: int | None = None
+        self._error: BaseException | None = None
+        self._callbacks: list[Callable[[SendFuture], None]] = []
+
+    def done(self) -> bool:
+        return self._settled
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self.observed = True
+        if not self._settled:
+            with self._lock:
+                self._lock.wait_for(self.done, timeout)
+            if not self._settled:
+                raise WaitTimeoutError(f"{self.what}: not acknowledged within {timeout} s; it may still be")
+        return self._error
+
+    def result(self, timeout: float | None = None) -> int | None:
+        error = self.exception(timeout)
+        if error is not None:
+            raise error
+        return self._offset
+
+    def add_done_callback(self, fn: Callable[[SendFuture], None]) -> None:
+        self.observed = True
+        with self._lock:
+            if not self._settled:
+                self._callbacks.append(fn)
+                return
+        fn(self)
+
+    def settle(self, offset: int | None, error: BaseException | None) -> None:
+        """Give the future its fate; the lock is not held."""
+        with self._lock:
+            self._offset, self._error, self._settled = offset, error, True
+            callbacks, self._callbacks = self._callbacks, []
+            self._lock.notify_all()
+        for fn in callbacks:
+            try:
+                fn(self)
+            except Exception:  # noqa: BLE001 - the user's callback must not end the I/O thread
+                _log.exception("%s: a callback of send failed", self.what)
+
+
+class Outlet:
+    """The one ``KafkaProducer`` of a connection, and the bytes under way in it. Thread-safe.
+
+    Args:
+        cluster: Of the connection.
+        lifeline: Of the connection.
+    """
+
+    def __init__(self, cluster: Cluster, lifeline: Lifeline) -> None:
+        self.notes = Notes()
+        self.lock = threading.Condition()
+        self.cluster = cluster
+        self.lifeline = lifeline
+        self._nbytes = 0
+        options = cluster.options
+        ours: dict[str, Any] = {
+            "client_id": "comux",
+            "acks": "all",
+            "linger_ms": 0,
+            "batch_size": 256 << 10,  # while a request is under way more records gather than fit into 16 kB
+            "max_request_size": 2**31 - 1,  # the topic's own limit is checked instead
+            "request_timeout_ms": 10_000,
+            "reconnect_backoff_max_ms": 1000,
+            "max_block_ms": 10_000,
+            "allow_auto_create_topics": False,
+            "metrics_enabled": False,
+            "kafka_client": watched(self.notes),
+        }
+        arguments = options.for_client("producer", **ours)
+        self.max_request_size = int(arguments["max_request_size"])
+        self.compressed = arguments.get("compression_type") is not None
+        self.client = build(Client, arguments, cluster.where, self.notes)
+
+    def reserve(self, nbytes: int, timeout: float | None, what: str, check: Callable[[], None]) -> None:
+        """Wait until ``nbytes`` more may be under way.
+
+        Raises:
+            WaitTimeoutError: they may not within ``timeout``. What ``check`` raises.
+        """
+        limit = self.cluster.options.buffer_bytes
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self.lock:
+            while self._nbytes and self._nbytes + nbytes > limit:
+                check()
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    trouble = self.notes.newest
+                    why = f" ({translate(trouble, self.cluster.where)})" if trouble is not None else ""
+                    raise WaitTimeoutError(
+                        f"{what}: {self._nbytes} bytes are not acknowledged (buffer_bytes={limit}) and no room came "
+                        "within "
+                        f"{timeout} s{why}; send slower, or raise buffer_bytes"
+                    )
+                self.lock.wait(left)
+            self._nbytes += nbytes
+
+    def free(self, nbytes: int) -> None:
+        """So many bytes are no longer under way."""
+        with self.lock:
+            self._nbytes -= nbytes
+            self.lock.notify_all()
+
+    def close(self) -> None:
+        """Wait a moment for what is under way, then end; what was not acknowledged by then fails. Idempotent."""
+        try:
+            self.client.close(timeout=_CLOSE)
+        except Exception as error:  # noqa: BLE001 - whatever the client says at its end must not reach anybody
+            _log.debug("%s: closing the producer: %s", self.cluster.where, error)
+
+
+class KafkaProducer(Producer):
+    """See ``Producer``. Thread-safe.
+
+    Args:
+        outlet: Of the connection.
+        state: What is known of the topic.
+        spec: Of the topic.
+        epoch: In which its records are.
+        forget: Called once at the end.
+    """
+
+    def __init__(
+        self,
+        outlet: Outlet,
+        state: TopicState,
+        spec: TopicSpec,
+        epoch: int,
+        forget: Callable[[KafkaProducer], None],
+    ) -> None:
+        self.topic = spec.name
+        self._outlet = outlet
+        self._state = state
+        self._partition = outlet.cluster.partition(spec.name)
+        self._spec = spec
+        self._dtype = dtype_of(spec)
+        self._epoch = epoch
+        self._forget = forget
+        self._account = Account()
+        self._under_way = 0
+        self._failures: list[tuple[str, BaseException]] = []
+        self._closed = self._over = False
+        self._limit, self._limit_name = self._find_limit()
+        self._warm()
+        state.users += 1
+
+    def _find_limit(self) -> tuple[int, str]:
+        """Bytes of the largest record, and the setting that says so."""
+        nbytes, name = self._outlet.cluster.limit(self.topic)
+        own = self._outlet.max_request_size
+        if nbytes and not self._outlet.compressed and nbytes <= own:
+            return nbytes, name
+        return own, "the client option max_request_size"
+
+    def _warm(self) -> None:
+        """Let the client learn of the topic, so that ``send`` does not wait for it."""
+        try:
+            self._outlet.client.partitions_for(self._partition.topic)
+        except Exception as error:
+            where = f"{self._outlet.cluster.where}: topic {self.topic!r}"
+            raise translate(error, where, self._outlet.notes) from error
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the handle; what was sent is still delivered by the connection, until that closes."""
+        if self._outlet.lifeline.dead:
+            self._closed = True
+            return
+        with self._outlet.lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._outlet.lock.notify_all()
+        self._state.users -= 1
+        self._forget(self)
+
+    def _check(self) -> None:
+        if self._closed or self._outlet.lifeline.dead:
+            raise ClosedError(f"producer of topic {self.topic!r} is closed; open a new one")
+        if self._state.deleted:
+            raise UnknownTopicError(f"topic {self.topic!r} was deleted under its producer; create it again")
+        end = self._state.end
+        if self._over or (end is not None and end.epoch >= self._epoch):
+            raise EndOfStream(
+                f"topic {self.topic!r}: epoch {self._epoch} ended at offset {'?' if end is None else end.offset}; a "
+                "new "
+                "producer opens the next one"
+            )
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        value: Any,
+        *,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        timestamp_ns: int | None = None,
+        flags: int = 0,
+        timeout: float | None = None,
+    ) -> SendFuture:
+        pairs = check_headers(headers)
+        key = check_key(key)
+        data = self._buffer(value)
+        self._check()
+        self._raise_failures()
+        return self._send(data, key, pairs, timestamp_ns, flags, timeout)
+
+    def _send(
+        self, data: Any, key: bytes | None, pairs: Headers, timestamp_ns: int | None, flags: int, timeout: float | None
+    ) -> KafkaFuture:
+        value, headers = encode(data, key, pairs, flags, self._epoch)
+        nbytes = size_of(value, key, headers)
+        self._check_size(nbytes)
+        self._account.receive("sending")
+        return self._hand_over(value, key, headers, timestamp_ns, nbytes, timeout, "sending")
+
+    def _hand_over(
+        self,
+        value: Any,
+        key: bytes | None,
+        headers: list[tuple[str, bytes]],
+        timestamp_ns: int | None,
+        nbytes: int,
+        timeout: float | None,
+        place: str,
+    ) -> KafkaFuture:
+        """Give one counted record to the client; its fate moves it on in the books."""
+        outlet = self._outlet
+        what = f"{outlet.cluster.where}: topic {self.topic!r}"
+        future = KafkaFuture(what, outlet.lock)
+        try:
+            outlet.reserve(nbytes, timeout, what, self._check)
+        except BaseException:  # Ctrl-C included: the record was offered and is not published
+            self._account.drop(place, "failed")
+            raise
+        self._account.move(place, "in_flight")
+        with outlet.lock:
+            self._under_way += 1
+        stamp = time.time_ns() // MS if timestamp_ns is None else timestamp_ns // MS
+        try:
+            sent = outlet.client.send(
+                self._partition.topic, value, key, headers, self._partition.partition, timestamp_ms=stamp
+            )
+        except BaseException as error:
+            self._settle(future, nbytes, None, error)
+            future.observed = True
+            if isinstance(error, kafka_errors.KafkaError):
+                raise translate(error, what, outlet.notes) from error
+            raise
+        sent.add_callback(lambda metadata: self._settle(future, nbytes, metadata.offset, None))
+        sent.add_errback(lambda error: self._settle(future, nbytes, None, error))
+        return future
+
+    def _settle(self, future: KafkaFuture, nbytes: int, offset: int | None, error: BaseException | None) -> None:
+        """The fate of a record is known. On the client's I/O thread."""
+        outlet = self._outlet
+        failure: ComuxError | None = None
+        if error is None:
+            self._account.deliver("in_flight")
+            if offset is not None and offset >= 0:  # acks=0 knows of no offset
+                self._state.saw(offset + 1)
+            else:
+                offset = None
+        else:
+            self._account.drop("in_flight", "failed")
+            failure = self._delivery_error(error)
+        future.settle(offset, failure)
+        with outlet.lock:
+            outlet._nbytes -= nbytes
+            self._under_way -= 1
+            if failure is not None and not future.observed and len(self._failures) < _KEPT_FAILURES:
+                self._failures.append((self.topic, failure))
+            outlet.lock.notify_all()
+
+    def _delivery_error(self, error: BaseException) -> ComuxError:
+        what = f"{self._outlet.cluster.where}: topic {self.topic!r}"
+        ours = translate(error, what, self._outlet.notes)
+        if isinstance(ours, RecordTooLargeError):
+            return ours
+        failure = DeliveryError(f"a record was not delivered: {ours}", ((self.topic, ours),))
+        failure.__cause__ = ours
+        return failure
+
+    def _check_size(self, nbytes: int) -> None:
+        if nbytes > self._limit:
+            raise RecordTooLargeError(
+                f"topic {self.topic!r}: the record has {nbytes} bytes with key and headers, the limit is "
+                f"{self._limit}: "
+                f"{self._limit_name}; set it to at least {nbytes}, or send less"
+            )
+
+    def _raise_failures(self) -> None:
+        if self._failures:
+            with self._outlet.lock:
+                failures, self._failures = self._failures, []
+            if failures:
+                raise DeliveryError(
+                    f"topic {self.topic!r}: {len(failures)} earlier records were not delivered, the first: "
+                    f"{failures[0][1]}. This call accepted nothing; call again",
+                    tuple(failures),
+                )
+
+    def _buffer(self, value: Any) -> Any:
+        """What kafka-python copies from; nothing is copied here."""
+        if self._dtype is not None:
+            array = np.ascontiguousarray(check_array(self.topic, value, self._dtype, self._spec.shape))
+            return memoryview(array.reshape(-1).view(np.uint8).data)
+        if value is None or isinstance(value, bytes):
+            return value
+        try:
+            view = memoryview(value)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"topic {self.topic!r}: a value of type {type(value).__name__} is no buffer; send bytes or an array"
+            ) from error
+        if not view.c_contiguous:
+            raise ConfigError(f"topic {self.topic!r}: the value is not C-contiguous; send np.ascontiguousarray(value)")
+        return view.cast("B") if view.nbytes else b""
+
+    def send_many(self, values: Any, *, timestamp_ns: int | None = None, timeout: float | None = None) -> int:
+        """See ``Producer.send_many``; waits for the cluster's answer, as the offset is its to give."""
+        if self._dtype is not None:
+            array = np.asarray(values)
+            if array.ndim == 0 or array.dtype != self._dtype or array.shape[1:] != self._spec.shape:
+                raise ConfigError(
+                    f"topic {self.topic!r}: a run has dtype {self._dtype} and shape (k, *{self._spec.shape}), not "
+                    f"{array.dtype} and {array.shape}"
+                )
+            values = array
+        datas = [self._buffer(value) for value in values]
+        self._check()
+        self._raise_failures()
+        for data in datas:
+            self._check_size(size_of(data, None, ()))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        futures = []
+        for data in datas:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            futures.append(self._send(data, None, (), timestamp_ns, 0, left))
+        if not futures:
+            return self._outlet.cluster.end_offset(self.topic)
+        offsets = [
+            future.result(_ANSWER if deadline is None else max(0.0, deadline - time.monotonic())) for future in futures
+        ]
+        return offsets[0] if offsets[0] is not None else self._state.high_water
+
+    def claim(self, nbytes: int | None = None, *, timeout: float | None = None) -> Claim | None:
+        nbytes = claim_size(self.topic, nbytes, self._dtype, self._spec.shape)
+        self._check()
+        self._raise_failures()
+        self._check_size(nbytes)
+        self._account.receive("claimed")
+        return KafkaClaim(self, nbytes)
+
+    def flush(self, timeout: float | None = None) -> None:
+        self._check_open()
+        lock = self._outlet.lock
+        with lock:
+            if not lock.wait_for(lambda: self._under_way == 0 or self._closed, timeout):
+                raise WaitTimeoutError(
+                    f"topic {self.topic!r}: {self._under_way} records were not acknowledged within {timeout} s"
+                )
+        self._raise_failures()
+
+    def _check_open(self) -> None:
+        if self._closed or self._outlet.lifeline.dead:
+            raise ClosedError(f"producer of topic {self.topic!r} is closed; open a new one")
+
+    def end(self) -> None:
+        """See ``Producer.end``; waits for the cluster's answer, at most 30 s."""
+        self._check()
+        outlet = self._outlet
+        what = f"{outlet.cluster.where}: ending topic {self.topic!r}"
+        try:
+            sent = outlet.client.send(
+                self._partition.topic, b"", None, [(END, b"%d" % self._epoch)], self._partition.partition
+            )
+            offset = sent.get(_ANSWER).offset
+        except Exception as error:
+            raise translate(error, what, outlet.notes) from error
+        self._over = True
+        self._state.saw_end(End(self._epoch, offset))
+
+    def account(self) -> AccountSnapshot:
+        return self._account.snapshot()
+
+
+class KafkaClaim(Claim):
+    """A private buffer, sent at commit. Kafka has no place to write in: it saves no copy, and keeps the promises."""
+
+    def __init__(self, producer: KafkaProducer, nbytes: int) -> None:
+        self.offset = None
+        self._producer = producer
+        self._nbytes = nbytes
+        self._data: npt.NDArray[np.uint8] = np.zeros(nbytes, np.uint8)
+        self.buffer = memoryview(self._data.data)
+        self._open = True
+
+    @property
+    def array(self) -> npt.NDArray[Any]:
+        producer = self._producer
+        return self._data if producer._dtype is None else self._data.view(producer._dtype).reshape(producer._spec.shape)
+
+    def commit(
+        self,
+        used: int | None = None,
+        *,
+        key: bytes | None = None,
+        headers: Headers = (),
+        timestamp_ns: int | None = None,
+        flags: int = 0,
+    ) -> int:
+        """See ``Claim.commit``; waits for the cluster's answer, at most 30 s."""
+        producer = self._producer
+        pairs, key = check_headers(headers), check_key(key)
+        used = self._nbytes if used is None else used
+        if not 0 <= used <= self._nbytes or (producer._dtype is not None and used != self._nbytes):
+            raise RecordTooLargeError(f"topic {producer.topic!r}: {used} bytes used of a claim of {self._nbytes}")
+        self._check_open()
+        producer._check()
+        value, encoded = encode(self.buffer[:used], key, pairs, flags, producer._epoch)
+        nbytes = size_of(value, key, encoded)
+        producer._check_size(nbytes)
+        self._open = False
+        future = producer._hand_over(value, key, encoded, timestamp_ns, nbytes, _ANSWER, "claimed")
+        offset = future.result(_ANSWER)
+        self.offset = -1 if offset is None else offset
+        return self.offset
+
+    def abort(self) -> None:
+        self._check_open()
+        self._open = False
+        self._producer._account.drop("claimed", "aborted")
+
+    def _check_open(self) -> None:
+        if not self._open or self._producer._outlet.lifeline.dead:
+            raise ClosedError(f"claim on topic {self._producer.topic!r} was committed or aborted already; claim again")
+
+    def __enter__(self) -> KafkaClaim:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        if not self._open:
+            return
+        if kind is None:
+            self.commit()
+        else:
+            self.abort()

@@ -31,9 +31,7 @@ HEADER_SHAPE: Final = "comux-shape"  #: JSON list of the array's shape
 HEADER_TYPES: Final = "comux-types"  #: JSON object name -> type tag; which headers are results and how they decode
 HEADER_SOURCE: Final = "comux-source"  #: JSON ``[topic, epoch, offset]`` of the record this one re-emits
 HEADER_BRIDGE: Final = "comux-bridge"  #: JSON ``[topic, epoch, offset, engine]``: whose copy this is; one per bridge
-HEADER_DUPLICATE: Final = (
-    "comux-duplicate"  #: ``possible``: the topic may hold this very copy already, see ``recording``
-)
+HEADER_DUPLICATE: Final = "comux-duplicate"  #: ``possible``: a bridge may have written this copy before
 RESERVED_HEADERS: Final = frozenset(
     {
         HEADER_SEQUENCE,

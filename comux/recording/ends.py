@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
-from typing import Literal
+from typing import Final, Literal
 
 from comux.errors import ComuxError
 from comux.transport import Broker, check_engine, connect
 
 from .copies import engine_id
+
+_SHARED: Final = 1.0  # seconds for which a failure to connect is everybody's
 
 
 class Trouble(ComuxError):
@@ -51,12 +54,24 @@ class Engine:
         self.id = engine_id(address)
         self._lock = threading.Lock()
         self._broker: Broker | None = None
+        self._failed: tuple[float, ComuxError] | None = None
 
     def broker(self) -> Broker:
-        """The connection; waits where another thread is just making it. Raises ``ConnectError``."""
+        """The connection; waits where another thread is just making it, and shares its failure.
+
+        Raises:
+            ComuxError: why it cannot be made.
+        """
         with self._lock:
-            if self._broker is None:
+            if self._broker is not None:
+                return self._broker
+            if self._failed is not None and time.monotonic() - self._failed[0] < _SHARED:
+                raise self._failed[1]
+            try:
                 self._broker = connect(self.address)
+            except ComuxError as exc:
+                self._failed = time.monotonic(), exc
+                raise
             return self._broker
 
     def close(self) -> None:

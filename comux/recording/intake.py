@@ -14,7 +14,7 @@ from typing import Final
 from comux.account import Account
 from comux.errors import ComuxError, StaleLeaseError, UnknownTopicError
 from comux.records import Record
-from comux.transport import Broker, Consumer, Start
+from comux.transport import Broker, Consumer, SendFuture, Start
 
 from .ends import Engine, Standby, Trouble, trouble_at
 
@@ -29,12 +29,14 @@ class Intake:
 
     Attributes:
         lag: Records not yet read, when last seen.
-        unsure: Offsets that were sent and whose fate is unknown; kept by ``Outlet``, forgotten with the topic.
+        repeats_most: How many of the first records of this session may have been sent before without anybody saying so.
+        unsure: What became, or will become, of records that were sent; kept by ``Outlet``, forgotten with the topic.
     """
 
     def __init__(self, source: Engine, topic: str, group: str | None, start: Start, account: Account) -> None:
         self.lag = 0
-        self.unsure: set[int] = set()
+        self.unsure: dict[int, SendFuture] = {}
+        self.repeats_most = 0
         self._source = source
         self._topic = topic
         self._group = group
@@ -83,12 +85,11 @@ class Intake:
             self._next = consumer.position() if self._next is None else self._next
         elif self.shares:
             self._be_alone(broker, group)
-        elif not known:
-            consumer.commit()  # the place to start at, before anything is copied from there
+        self.repeats_most = BATCH if known and not self.shares else 0
         if self._goal is None:
             self._goal = consumer.end_offset()
         self._lost = self._lost_at_source()
-        return consumer.committed() if known else min(self._given_back | self.unsure, default=None)
+        return consumer.committed() if known else min([*self._given_back, *self.unsure], default=None)
 
     def _be_alone(self, broker: Broker, group: str) -> None:
         members = next(found.members for found in broker.groups(self._topic) if found.name == group)
@@ -150,9 +151,19 @@ class Intake:
         with trouble_at("source"):
             return not self._in_hand and self._open_consumer().ended()
 
-    def past_goal(self) -> bool:
-        """Whether everything is done with that was there when the source was first opened."""
-        return not self._in_hand and self._next is not None and self._goal is not None and self._next >= self._goal
+    def past_goal(self, idle: bool) -> bool:
+        """Whether everything is done with that was there when the source was first opened.
+
+        Args:
+            idle: The last ``poll`` brought nothing. Where members share records there is nothing, then; a member that
+                shares topics may not have been given this one yet.
+        """
+        if self._in_hand or self._goal is None:
+            return False
+        if idle:
+            with trouble_at("source"):
+                return self.shares or self._open_consumer().position() >= self._goal
+        return self._next is not None and self._next >= self._goal
 
     def _admit(self, records: Sequence[Record]) -> None:
         """Enter records in the books, and what the source lost before them."""
@@ -184,6 +195,8 @@ class Intake:
 
     def _lost_at_source(self) -> int:
         """Records the source overwrote before they were read, counted since the group (or this consumer) is there."""
+        if not self._source.broker().capabilities.dense_offsets:
+            return 0
         if self._group is None:
             return self._open_consumer().account().dropped.get("lapped", 0)
         groups = self._source.broker().groups(self._topic)
@@ -194,7 +207,7 @@ class Intake:
     def resolve(self, record: Record, dropped: str | None = None) -> None:
         """Book a record as delivered, or dropped for a cause, and let the source forget it. Raises ``Trouble``."""
         self._in_hand.discard(record.offset)
-        self.unsure.discard(record.offset)
+        self.unsure.pop(record.offset, None)
         if dropped is None:
             self._account.deliver("bridge")
         else:
@@ -204,7 +217,20 @@ class Intake:
                 self._open_consumer().ack(record)  # stale: the group was made to give it up, but its copy is there
 
     def commit(self) -> None:
-        """Let the source forget the whole batch, once all of it is done with. Raises ``Trouble``."""
+        """Let the source forget the whole batch, once all of it is done with.
+
+        Raises:
+            Standby: the topic went to another bridge meanwhile. Trouble.
+        """
         if self._group is not None and not self.shares and not self._in_hand:
-            with trouble_at("source"):
+            try:
                 self._open_consumer().commit()
+            except StaleLeaseError as exc:
+                raise Standby(str(exc)) from exc
+            except ComuxError as exc:
+                raise Trouble("source", exc) from exc
+
+    def hand_over(self) -> None:
+        """What was given back goes to another bridge. After ``close``."""
+        self._account.drop("source", "returned", len(self._given_back))
+        self._given_back.clear()

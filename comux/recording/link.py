@@ -22,8 +22,9 @@ the newest records of the destination, and for every record that *may have been 
   record once compares ``comux-bridge``, and throws nothing away because of the mark alone.
 
 Which records may have been sent before: where members share records the engine says so itself (``redelivered``); where
-they do not, those from the committed position to the newest copy, ``BATCH`` at most. And those this process sent
-without learning their fate.
+they do not, the first ``BATCH`` of a session that continues from a committed position, as never more than that are
+sent and not acknowledged. And those this process sent and saw fail. One whose fate is still open when its session ends
+(the destination was away for longer than ``PATIENCE``) is not sent again: the next session waits for the same future.
 
 Two halves: ``Intake`` is the source's end (group, books), ``Outlet`` the destination's (proof, sending, ends).
 
@@ -31,16 +32,15 @@ Two halves: ``Intake`` is the source's end (group, books), ``Outlet`` the destin
 the engine sends in the background) one that arrives yet; the next session sees it and skips, or marks. After 3: nothing
 to do. While a copy is being written: an engine publishes a record whole or not at all.
 
-*Under way*: a copy that a dead process handed to a server may be appended after the look. So a record that is not seen
-on a durable engine is marked, not taken for absent. Between two engines of that kind a process that is killed leaves
-nothing by which to know which records it had sent beyond the newest copy: one that is appended more than a restart of
-this program later is a duplicate without a mark. That is the one case known.
+*Under way*: a copy that a dead process handed to a server may be appended after the look. So on a durable engine a
+record that is not seen is marked, not taken for absent.
 
-**Order.** One producer per link, sends in the order of offsets, and one member at a time: a second bridge with the same
-group stands by where members would share records (it looks after joining whether it is alone, and leaves where it is
-not, before it took anything; so of two at least one leaves, and the one that is at work never does). Without repeats
-the copies are in the order of the originals. Where an engine fails one record and takes its successor, the one that
-failed comes after it, marked.
+**Order.** One producer per link, sends in the order of offsets, and one bridge at a time. Where members share records
+a second bridge with the same group stands by: it looks after joining whether it is alone, and leaves where it is not,
+before it took anything; so of two at least one leaves, and the one that is at work never does. Where groups share
+topics (Kafka) each topic has one member anyway, and moves to another only when this one has let go (``Bridge``).
+Without repeats the copies are in the order of the originals. Where an engine fails one record and takes its successor,
+the one that failed comes after it.
 
 **Ends.** An end is carried over once every copy before it is there: when the source's epoch is over and read, or before
 the first record of a later epoch. Whether it was carried before a crash is seen at the destination: its epoch is past
@@ -106,7 +106,7 @@ class LinkStatus:
         marked: Copies sent with ``comux-duplicate``.
         ends: Ends of the stream carried over.
         account: received = delivered + dropped (``duplicate``, ``lapped``, ``aborted``, ``drop_newest``, ``too_large``,
-            ``loop``, ``removed``) + held (``bridge``, ``source``).
+            ``loop``, ``removed``, ``returned``) + held (``bridge``, ``source``).
     """
 
     topic: str
@@ -155,6 +155,7 @@ class Link:
         self._changed = changed
         self._vanishes = vanishes
         self._stop = threading.Event()
+        self._yields = False
         self._state: State = "starting"
         self._reason = ""
         self._intake = Intake(source, topic, options.group, options.start, self.account)
@@ -168,8 +169,13 @@ class Link:
         self._target.join(self)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ask it to end after the record it is at; does not wait."""
+    def stop(self, *, yields: bool = False) -> None:
+        """Ask it to end after the record it is at; does not wait.
+
+        Args:
+            yields: Another bridge goes on with the topic.
+        """
+        self._yields = yields
         self._stop.set()
         self._intake.wakeup()
 
@@ -178,8 +184,13 @@ class Link:
         self._thread.join()
 
     @property
+    def alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
+
+    @property
     def over(self) -> bool:
-        """Whether the thread has ended, or is about to."""
+        """Whether everything is done that will be."""
         return self._state in ("done", "gone", "stopped") or (self._options.once and self._state == "failed")
 
     def status(self) -> LinkStatus:
@@ -223,7 +234,12 @@ class Link:
                 return
             pause = _BACKOFF[0] if self.account.snapshot().delivered > before else min(2 * pause, _BACKOFF[1])
             self._stop.wait(pause)
-        self._tell("stopped")
+        if self._yields:
+            self._target.leave(self)
+            self._intake.hand_over()
+            self._tell("standby", f"group {self._options.group!r} gave the topic to another bridge")
+        else:
+            self._tell("stopped")
 
     def _trouble(self, error: ComuxError) -> bool:
         """Say why the session is over; returns whether there is to be another one."""
@@ -269,4 +285,4 @@ class Link:
             if self._target.at_end(self):
                 self._outlet.end()
             self._tell("ended")
-        return self._options.once and (idle or ended or self._intake.past_goal())
+        return self._options.once and (ended or self._intake.past_goal(idle))

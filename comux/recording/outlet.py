@@ -12,11 +12,11 @@ from typing import Final
 
 from comux.errors import ComuxError, EndOfStream, RecordTooLargeError, WaitTimeoutError
 from comux.records import HEADER_BRIDGE, HEADER_DUPLICATE, Headers, Record
-from comux.transport import Producer, SendFuture, TopicSpec
+from comux.transport import Producer, SendFuture, TopicSpec, for_engine
 
 from .copies import Copies, header_for, look
 from .ends import Engine, Target, Trouble, trouble_at
-from .intake import BATCH, TICK, Intake
+from .intake import TICK, Intake
 
 _log = logging.getLogger("comux.recording")
 
@@ -63,7 +63,7 @@ class Outlet:
         self._producer: Producer | None = None
         self._copies = Copies()
         self._proves = True  # a record that is not found is not there
-        self._sent_before = 0  # lower offsets may have been sent before; where the engine does not say ``redelivered``
+        self._doubtful = 0  # records to come that may have been sent before, where no engine says ``redelivered``
         self._end_due = False  # the destination's epoch holds copies, and the end after them is not carried
         self._epoch: int | None = None  # of the source, of the newest copy
         self._last_progress = 0.0
@@ -84,16 +84,13 @@ class Outlet:
             spec = self._source.broker().topic(self._topic).spec
         with trouble_at("destination"):
             broker = self._destination.broker()
-            info = broker.create_topic(spec_for(spec, name), exist_ok=True)
+            info = broker.create_topic(for_engine(broker, spec_for(spec, name)), exist_ok=True)
             self._copies = Copies()
             if low is not None:
                 self._copies = look(broker, name, self._source.id, self._topic, low)
                 info = broker.topic(name)
         self._proves = self._copies.complete and not broker.capabilities.durable
-        self._sent_before = 0
-        if low is not None and not self._intake.shares:
-            known = self._copies.complete or self._copies.reach >= low
-            self._sent_before = min(self._copies.reach + 1, low + BATCH) if known else low + BATCH
+        self._doubtful = self._intake.repeats_most
         newest = self._copies.newest
         empty = info.high_water == info.spec.first_offset and info.epoch == 0
         self._end_due = not info.ended and (empty if newest is None else newest[0] == info.epoch)
@@ -125,46 +122,49 @@ class Outlet:
         for record in records:
             if self._stop.is_set():
                 break
-            unwanted = self._unwanted(record)
-            if unwanted is not None:
-                self._resolve(record, unwanted)
-                continue
-            if self._end_due and self._epoch is not None and record.epoch > self._epoch and self._target.alone():
-                self._settle(under_way)
-                self.end()
-            future = self._send(record)
+            future = self._under_way_already(record)
             if future is None:
-                continue
+                again = record.redelivered or record.offset in self._intake.unsure or self._doubtful > 0
+                self._doubtful -= self._doubtful > 0
+                unwanted = self._unwanted(record, again)
+                if unwanted is not None:
+                    self._resolve(record, unwanted)
+                    continue
+                if self._end_due and self._epoch is not None and record.epoch > self._epoch and self._target.alone():
+                    self._settle(under_way)
+                    self.end()
+                future = self._send(record, again)
+                if future is None:
+                    continue
+                self._intake.unsure[record.offset] = future
             under_way.append((record, future))
             self._epoch, self._end_due = record.epoch, True
             while under_way and under_way[0][1].done():
                 self._confirm(*under_way.popleft())
         self._settle(under_way)
 
-    def _unwanted(self, record: Record) -> str | None:
-        """Why no copy is to be sent; ``None``: one is."""
+    def _under_way_already(self, record: Record) -> SendFuture | None:
+        """The future of a copy that an earlier session sent, unless that has failed."""
+        future = self._intake.unsure.get(record.offset)
+        return None if future is None or (future.done() and future.exception(0) is not None) else future
+
+    def _unwanted(self, record: Record, again: bool) -> str | None:
+        """Why no copy is to be sent; ``None``: one is. ``again``: the record may have been sent before."""
         if sum(name == HEADER_BRIDGE for name, _ in record.headers) >= HOPS_MOST:
             return "loop"
-        return "duplicate" if self._sent_once(record) and self._copies.has(record) else None
+        return "duplicate" if again and self._copies.has(record) else None
 
-    def _sent_once(self, record: Record) -> bool:
-        """Whether the record may have been sent before."""
-        return record.redelivered or record.offset in self._intake.unsure or record.offset < self._sent_before
-
-    def _headers(self, record: Record) -> Headers:
+    def _headers(self, record: Record, again: bool) -> Headers:
         headers = (*record.headers, header_for(record, self._source.id))
-        if self._sent_once(record) and not self._proves:
+        if again and not self._proves:
             self.marked += 1
             headers += ((HEADER_DUPLICATE, b"possible"),)
         return headers
 
-    def _send(self, record: Record) -> SendFuture | None:
+    def _send(self, record: Record, again: bool) -> SendFuture | None:
         """Hand one copy to the destination; waits for room. ``None``: it was too large, and is dropped."""
-        headers = self._headers(record)
-        unsure = self._intake.unsure
-        unsure_before = record.offset in unsure
+        headers = self._headers(record, again)
         while True:
-            unsure.add(record.offset)
             try:
                 return self._open_producer().send(
                     record.value,
@@ -174,9 +174,7 @@ class Outlet:
                     flags=record.flags,
                     timeout=TICK,
                 )
-            except WaitTimeoutError as exc:  # nothing was taken
-                if not unsure_before:
-                    unsure.discard(record.offset)
+            except WaitTimeoutError as exc:
                 self._be_patient(exc)
             except EndOfStream:  # somebody else ended the epoch; the next one is for this record
                 self.close()

@@ -176,11 +176,11 @@ def command() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start ``comux bridge ARGUMENTS`` as a process; what still runs at the end of the test is killed."""
     running: list[subprocess.Popen[str]] = []
 
-    def begin(*arguments: str) -> subprocess.Popen[str]:
+    def begin(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         running.append(
             subprocess.Popen(
                 [sys.executable, "-P", "-m", "comux", "bridge", *arguments],
-                env=child_environment(),
+                env={**child_environment(), **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

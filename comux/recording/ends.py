@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Final, Literal
 
-from comux.errors import ComuxError
+from comux.errors import ComuxError, DeliveryError
 from comux.transport import Broker, check_engine, connect
 
 from .copies import engine_id
@@ -21,7 +21,8 @@ class Trouble(ComuxError):
 
     def __init__(self, end: Literal["source", "destination"], error: ComuxError) -> None:
         super().__init__(f"{end}: {error}")
-        self.retriable = error.retriable
+        cause = error.__cause__ if isinstance(error, DeliveryError) else error  # what a delivery failed of decides
+        self.retriable = cause.retriable if isinstance(cause, ComuxError) else isinstance(error, DeliveryError)
 
 
 class Standby(ComuxError):

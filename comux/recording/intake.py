@@ -43,11 +43,11 @@ class Intake:
         self._start = start
         self._account = account
         self._consumer: Consumer | None = None
-        self._next: int | None = None  # after the newest record received
+        self._next: int | None = None  # after the newest record received; where it began
         self._goal: int | None = None  # where the source ended when it was first opened
         self._in_hand: set[int] = set()
         self._given_back: set[int] = set()
-        self._lost = 0
+        self._lost: int | None = None
 
     # -- a session -------------------------------------------------------------------------------------------------
 
@@ -81,14 +81,15 @@ class Intake:
         self._consumer = consumer = broker.consumer(
             self._topic, group=group, start=start, on_end="wait", durable=group is not None, name="comux-bridge"
         )
-        if group is None:
-            self._next = consumer.position() if self._next is None else self._next
-        elif self.shares:
+        if group is not None and self.shares:
             self._be_alone(broker, group)
+        if self._next is None:
+            self._next = consumer.position() if group is None else consumer.committed()
         self.repeats_most = BATCH if known and not self.shares else 0
         if self._goal is None:
             self._goal = consumer.end_offset()
-        self._lost = self._lost_at_source()
+        if self._lost is None or group is None:  # what a group lost between two sessions counts
+            self._lost = self._lost_at_source()
         return consumer.committed() if known else min([*self._given_back, *self.unsure], default=None)
 
     def _be_alone(self, broker: Broker, group: str) -> None:
@@ -104,7 +105,7 @@ class Intake:
         self._account.drop("source", "removed", len(self._given_back))
         self._given_back.clear()
         self.unsure.clear()
-        self._next = self._goal = None
+        self._next = self._goal = self._lost = None
         self._start = "beginning"
         self.lag = 0
 
@@ -188,7 +189,7 @@ class Intake:
             self._account.skip("lapped", record.skipped)
             return
         lost = self._lost_at_source()
-        lapped = min(gap, lost - self._lost)
+        lapped = min(gap, lost - (self._lost or 0))
         self._lost = lost
         self._account.skip("lapped", lapped)
         self._account.skip("aborted", gap - lapped)

@@ -114,8 +114,8 @@ class Bridge:
             ``False`` where a topic failed for good (``once`` only).
 
         Raises:
-            UnknownTopicError: ``once``, and a topic does not exist or none matches. ComuxError: the source cannot be
-                used, and trying again does not help (credentials).
+            ConfigError: an option of an address is wrong. UnknownTopicError: ``once``, and a topic does not exist or
+                none matches. ComuxError: the source cannot be used, and trying again does not help (credentials).
         """
         look_at = 0.0
         waiting: set[str] | None = None  # ``once``: the topics that are not done
@@ -125,6 +125,9 @@ class Bridge:
                     found = self._look_for_topics()
                     waiting = waiting if found is None else set(found)
                     look_at = time.monotonic() + DISCOVER
+                wrong = self._source.wrong or self._destination.wrong
+                if wrong is not None:
+                    raise wrong
                 if self._options.once and waiting is not None:
                     waiting -= {link.topic for link in self._snapshot() if link.over}
                     if not waiting:

@@ -35,6 +35,7 @@ from comux.transport import Broker, parse_address
 LOOK_RECORDS: Final = 16384
 LOOK_BYTES: Final = 256 << 20
 _FIRST_LOOK: Final = 64
+_PLACES: Final = ("directory", "partition", "prefix")  # options of addresses: where on the engine the topics are
 _POLL: Final = 256
 _SLICE: Final = 0.05  # seconds between two looks whether what is left holds records at all
 _PATIENCE: Final = 10.0  # seconds without a record that should be there
@@ -58,14 +59,15 @@ class Origin:
 def engine_id(address: str) -> str:
     """12 hex digits that name the engine at ``address`` in headers and group names: a digest, so that it tells nothing.
 
-    Of the brokers' names where the address has some, in any order; else of this host's name and the namespace. Options
-    count only on local engines (``directory``), so that changed credentials make no other engine of it.
+    Of the brokers' names where the address has some, in any order; else of this host's name and the namespace. Of the
+    options only those count that say which topics are meant, so that other credentials make no other engine of it.
     """
     parsed = parse_address(address)
+    where = [f"{name}={parsed.query[name]}" for name in _PLACES if name in parsed.query]
     if parsed.hosts:
-        what = [parsed.scheme, *sorted(parsed.hosts)]
+        what = [parsed.scheme, *sorted(parsed.hosts), *where]
     else:
-        what = [parsed.scheme, socket.gethostname(), parsed.namespace, *map("=".join, sorted(parsed.query.items()))]
+        what = [parsed.scheme, socket.gethostname(), parsed.namespace, *where]
     return hashlib.sha256("\n".join(["comux-engine", *what]).encode()).hexdigest()[:12]
 
 

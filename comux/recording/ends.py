@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Final, Literal
 
-from comux.errors import ComuxError, DeliveryError
+from comux.errors import ComuxError, ConfigError, DeliveryError
 from comux.transport import Broker, check_engine, connect
 
 from .copies import engine_id
@@ -45,6 +45,10 @@ def trouble_at(end: Literal["source", "destination"]) -> Iterator[None]:
 class Engine:
     """An address, connected when it is first needed, and again where that failed. Thread-safe.
 
+    Attributes:
+        id: See ``engine_id``.
+        wrong: An option of the address is; connecting will never succeed.
+
     Raises:
         UnknownAddressError: there is no such engine.
     """
@@ -53,6 +57,7 @@ class Engine:
         check_engine(address)
         self.address = address
         self.id = engine_id(address)
+        self.wrong: ConfigError | None = None
         self._lock = threading.Lock()
         self._broker: Broker | None = None
         self._failed: tuple[float, ComuxError] | None = None
@@ -72,6 +77,7 @@ class Engine:
                 self._broker = connect(self.address)
             except ComuxError as exc:
                 self._failed = time.monotonic(), exc
+                self.wrong = exc if isinstance(exc, ConfigError) else None
                 raise
             return self._broker
 

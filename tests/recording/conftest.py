@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import pytest
 from comux.cli.publishers import child_environment
 from comux.recording import Bridge, LinkStatus, Origin, origin_of
 from comux.records import HEADER_BRIDGE, HEADER_DUPLICATE, Headers, Record
-from comux.transport import Broker, TopicSpec, connect, memory
+from comux.transport import Broker, TopicSpec, connect, for_engine, memory
 
 _numbers = itertools.count()
 
@@ -46,11 +47,20 @@ class Place:
     def __init__(self, scheme: str) -> None:
         self.name = f"bridge-{os.getpid()}-{next(_numbers)}"
         self.scheme = scheme
-        self.address = f"{scheme}://{self.name}"
+        if ":" in scheme:  # the address of a Kafka broker
+            self.address = f"kafka://{scheme}?prefix={self.name}-{secrets.token_hex(3)}."
+        else:
+            self.address = f"{scheme}://{self.name}"
         self.broker: Broker = connect(self.address)
 
+    def at(self, topic: str) -> str:
+        """Address of one topic."""
+        engine, mark, query = self.address.partition("?")
+        return f"{engine}/{topic}{mark}{query}"
+
     def topic(self, name: str, **spec: Any) -> None:
-        self.broker.create_topic(TopicSpec(name, **({} if "dtype" in spec else {"data_bytes": 1 << 20}) | spec))
+        spec = ({} if "dtype" in spec else {"data_bytes": 1 << 20}) | spec
+        self.broker.create_topic(for_engine(self.broker, TopicSpec(name, **spec)))
 
     def send(self, topic: str, values: Sequence[Any], **options: Any) -> None:
         """Publish ``values`` by a producer that leaves without ending the stream."""
@@ -81,16 +91,19 @@ class Place:
         return self.broker.topic(topic).high_water if topic in self.broker.topics() else 0
 
     def close(self) -> None:
+        if ":" in self.scheme and "KAFKA_BOOTSTRAP_SERVERS" in os.environ:  # somebody's own cluster
+            for topic in self.broker.topics():
+                self.broker.delete_topic(topic, force=True)
         self.broker.close()
         if self.scheme == "memory":
             memory.discard(self.name)
-        else:
+        elif self.scheme == "shm":
             shutil.rmtree(Path(os.environ["COMUX_DIR"]) / self.name, ignore_errors=True)
 
 
 @pytest.fixture
 def place() -> Iterator[Callable[[str], Place]]:
-    """A new engine: ``place("shm")`` or ``place("memory")``."""
+    """A new engine: ``place("shm")``, ``place("memory")`` or ``place("host:port")`` of a Kafka broker."""
     places: list[Place] = []
 
     def make(scheme: str) -> Place:

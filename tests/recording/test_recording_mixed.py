@@ -19,11 +19,17 @@ def test_cameras_and_results_on_either_engine(place: Any, bridge: Any, kafka: An
         address = f"synthetic://160x120@30?gop=10&bframes=0&camera={number}&frames={FRAMES}"
         publish(address, where.address, f"raw_cam{number}", pace="fast")
     assert bridge(other_host, cluster, topics=["raw_*"], once=True).join()
-    cameras = Comux(["cam1"], address=line.address, start="beginning", mode="every_frame")
+    cameras = Comux(
+        ["cam1"],
+        address=line.address,
+        produce_address=cluster.address,
+        produce_schema="out_:cam_id",
+        start="beginning",
+        mode="every_frame",
+    )
     seen: dict[str, list[int]] = {"cam1": [], "cam2": []}
     with cameras:
-        cameras.update("cam1", produce_address=cluster.address, produce_topic="out_cam1")
-        cameras.create("cam2", address=cluster.address, produce_address=line.address, produce_topic="out_cam2")
+        cameras.create("cam2", address=cluster.address, produce_address=line.address)
         for batch in cameras:
             for item in batch:
                 if item.array is not None:

@@ -266,7 +266,10 @@ class Bridge:
             target = self._targets.setdefault(into, Target(into))
             new = self._there_first is not None and name not in self._there_first
             options = replace(self._options, start="beginning") if new else self._options
-            link = Link(self._source, self._destination, name, target, options, self._tell, name not in self._wanted)
+            owns = (lambda: any(name in each.assigned() for each in self._memberships)) if self._memberships else None
+            link = Link(
+                self._source, self._destination, name, target, options, self._tell, name not in self._wanted, owns
+            )
             self._links[name] = link
             link.begin()
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from comux.account import Account
@@ -22,6 +24,8 @@ _log = logging.getLogger("comux.recording")
 
 BATCH: Final = 256  #: records in hand at most
 TICK: Final = 0.5  #: seconds between two looks whether an idle source has ended
+PATIENCE: Final = 5.0  #: seconds without progress after which a session is given up
+_COMMIT_AGAIN: Final = 0.1
 
 
 class Intake:
@@ -34,7 +38,16 @@ class Intake:
         unsure: What became, or will become, of records that were sent; kept by ``Outlet``, forgotten with the topic.
     """
 
-    def __init__(self, source: Engine, topic: str, group: str | None, start: Start, account: Account) -> None:
+    def __init__(
+        self,
+        source: Engine,
+        topic: str,
+        group: str | None,
+        start: Start,
+        account: Account,
+        stop: threading.Event,
+        owns: Callable[[], bool] | None,
+    ) -> None:
         self.lag = 0
         self.unsure: dict[int, SendFuture] = {}
         self.shares = False
@@ -44,6 +57,8 @@ class Intake:
         self._group = group
         self._start = start
         self._account = account
+        self._stop = stop
+        self._owns = owns
         self._consumer: Consumer | None = None
         self._next: int | None = None  # after the newest record received; where it began
         self._goal: int | None = None  # where the source ended when it was first opened
@@ -71,6 +86,8 @@ class Intake:
 
     def _open(self, broker: Broker) -> int | None:
         group = self._group
+        if self._owns is not None and not self._owns():  # a consumer of our own would join the group beside us
+            raise Standby(f"group {group!r} has given {self._topic!r} to nobody yet, or to another bridge")
         self.shares = broker.capabilities.record_sharing
         known = group is not None and any(found.name == group for found in broker.groups(self._topic))
         start = self._start
@@ -220,18 +237,23 @@ class Intake:
                 raise Trouble("source", exc) from exc
 
     def commit(self) -> None:
-        """Let the source forget the whole batch, once all of it is done with.
+        """Let the source forget the whole batch, once all of it is done with. Tries for a while: members come and go.
 
         Raises:
             Standby: the topic went to another bridge meanwhile. Trouble.
         """
-        if self._group is not None and not self.shares and not self._in_hand:
+        if self._group is None or self.shares or self._in_hand:
+            return
+        deadline = time.monotonic() + PATIENCE
+        while True:
             try:
                 self._open_consumer().commit()
+                break
             except StaleLeaseError as exc:
                 raise Standby(str(exc)) from exc
             except ComuxError as exc:
-                raise Trouble("source", exc) from exc
+                if time.monotonic() > deadline or self._stop.wait(_COMMIT_AGAIN):
+                    raise Trouble("source", exc) from exc
 
     def hand_over(self) -> None:
         """What was given back goes to another bridge. After ``close``."""

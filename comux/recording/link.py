@@ -135,6 +135,7 @@ class Link:
         options: See ``LinkOptions``.
         changed: Called with the status when state or reason changed, in the link's thread.
         vanishes: Whether the link is over when the source is deleted (it was found by a pattern).
+        owns: Whether the topic is this process' in a group that shares topics; ``None``: there is no such group.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class Link:
         options: LinkOptions,
         changed: Callable[[LinkStatus], None],
         vanishes: bool,
+        owns: Callable[[], bool] | None,
     ) -> None:
         self.topic = topic
         self.account = Account()
@@ -158,7 +160,7 @@ class Link:
         self._yields = False
         self._state: State = "starting"
         self._reason = ""
-        self._intake = Intake(source, topic, options.group, options.start, self.account)
+        self._intake = Intake(source, topic, options.group, options.start, self.account, self._stop, owns)
         self._outlet = Outlet(destination, target, source, topic, options.drop_too_large, self._intake, self._stop)
         self._thread = threading.Thread(target=self._run, name=f"comux-bridge-{topic}", daemon=True)
 

@@ -16,11 +16,10 @@ from comux.transport import Producer, SendFuture, TopicSpec, for_engine
 
 from .copies import Copies, header_for, look
 from .ends import Engine, Target, Trouble, trouble_at
-from .intake import TICK, Intake
+from .intake import PATIENCE, TICK, Intake
 
 _log = logging.getLogger("comux.recording")
 
-PATIENCE: Final = 5.0  #: seconds without progress after which the records go back to the source
 HOPS_MOST: Final = 16  #: bridges a record may cross; one that crossed more goes round in a circle
 
 Sent = tuple[Record, SendFuture]

@@ -140,7 +140,15 @@ class Outlet:
         arguments = options.for_client("producer", **ours)
         self.max_request_size = int(arguments["max_request_size"])
         self.compressed = arguments.get("compression_type") is not None
+        self.acknowledged = arguments["acks"] != 0
         self.client = build(Client, arguments, cluster.where, self.notes)
+        _spare_the_others(self.client)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the client takes nothing any more: another has to be made."""
+        manager = self.client._transaction_manager
+        return manager is not None and bool(manager.has_fatal_error())
 
     def reserve(self, nbytes: int, timeout: float | None, what: str, check: Callable[[], None]) -> None:
         """Wait until ``nbytes`` more may be under way.
@@ -177,6 +185,29 @@ class Outlet:
             self.client.close(timeout=_CLOSE)
         except Exception as error:  # noqa: BLE001 - whatever the client says at its end must not reach anybody
             _log.debug("%s: closing the producer: %s", self.cluster.where, error)
+
+
+def _spare_the_others(client: Any) -> None:
+    """See to it that a record which the cluster refuses fails, and nothing else.
+
+    kafka-python ends an idempotent producer for good then, with all that is under way to any topic. But what was
+    refused was not appended, and of each partition one batch is under way: the next one takes over its numbers.
+    """
+    manager = client._transaction_manager
+    if manager is None:
+        return
+    classify, for_good = manager.classify_batch_error, manager._FATAL_ERRORS
+
+    def classify_refusal(error: Any, batch: Any, log_start_offset: int = -1) -> Any:
+        outcome = classify(error, batch, log_start_offset=log_start_offset)
+        kind = error if isinstance(error, type) else type(error)
+        if outcome != manager.ERROR_CLASS_FATAL or kind in for_good:
+            return outcome
+        if manager.producer_id_and_epoch.match(batch) and batch.has_sequence:
+            manager.set_sequence_number(batch.topic_partition, batch.base_sequence)
+        return manager.ERROR_CLASS_RETRIABLE  # it is not tried again; the word only says that nothing else ends
+
+    manager.classify_batch_error = classify_refusal
 
 
 class KafkaProducer(Producer):
@@ -329,7 +360,7 @@ class KafkaProducer(Producer):
         failure: ComuxError | None = None
         if error is None:
             self._account.deliver("in_flight")
-            if offset is not None and offset >= 0:  # acks=0 knows of no offset
+            if outlet.acknowledged and offset is not None and offset >= 0:
                 self._state.saw(offset + 1)
             else:
                 offset = None
@@ -346,7 +377,10 @@ class KafkaProducer(Producer):
 
     def _translate(self, error: BaseException) -> ComuxError:
         what = f"{self._outlet.cluster.where}: topic {self.topic!r}"
-        return translate(error, what, self._outlet.notes, right=f"WRITE on topic {self._partition.topic!r}")
+        right = f"WRITE on topic {self._partition.topic!r}"
+        if isinstance(error, kafka_errors.ClusterAuthorizationFailedError):
+            right = "IDEMPOTENT_WRITE on the cluster, or set enable_idempotence=False"
+        return translate(error, what, self._outlet.notes, right=right)
 
     def _delivery_error(self, error: BaseException, nbytes: int) -> ComuxError:
         ours = self._translate(error)

@@ -44,7 +44,7 @@ def login(kafka: KafkaCluster, name: str) -> tuple[str, dict[str, Any]]:
 def by_options(address: str, options: dict[str, Any]) -> Comux:
     """As the first comux took them."""
     cameras = Comux(["a"], **RAW)
-    cameras.setup_consumers(parse_address(address).namespace.split(","), overwrite=True, end=False, **options)
+    cameras.setup_consumers(parse_address(address).namespace.split(","), replace=True, end=False, **options)
     cameras.setup_producer(parse_address(address).namespace.split(","), **options)
     return cameras
 

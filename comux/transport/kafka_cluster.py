@@ -150,7 +150,6 @@ class Cluster:
         self._closed = False
         ours: dict[str, Any] = {
             "client_id": "comux",
-            "request_timeout_ms": 10_000,
             "max_in_flight_requests_per_connection": 100,  # any thread may ask
             "reconnect_backoff_max_ms": 1000,
         }

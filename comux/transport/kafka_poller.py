@@ -115,7 +115,6 @@ class Poller:
             "client_id": "comux",
             "fetch_max_wait_ms": 100,
             "max_partition_fetch_bytes": min(options.queue_bytes, 4 << 20),
-            "request_timeout_ms": 10_000,
             "reconnect_backoff_max_ms": 1000,
             "retry_backoff_ms": 50,  # also how long poll sleeps until the cluster's metadata are there
             "metadata_max_age_ms": 30_000,

@@ -224,6 +224,9 @@ class KafkaBroker(Broker):
         facts = self._facts(topic)
         with self._opening:
             self._check()
+            if self._outlet is not None and self._outlet.broken:
+                self._outlet.close()
+                self._outlet = None
             if self._outlet is None:
                 self._outlet = Outlet(self._cluster, self.lifeline)
             outlet = self._outlet

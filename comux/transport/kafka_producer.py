@@ -90,7 +90,15 @@ class Outlet:
         arguments = options.for_client("producer", **ours)
         self.max_request_size = int(arguments["max_request_size"])
         self.compressed = arguments.get("compression_type") is not None
+        self.acknowledged = arguments["acks"] != 0
         self.client = build(Client, arguments, cluster.where, self.notes)
+        _spare_the_others(self.client)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the client takes nothing any more: another has to be made."""
+        manager = self.client._transaction_manager
+        return manager is not None and bool(manager.has_fatal_error())
 
     def reserve(self, nbytes: int, timeout: float | None, what: str, check: Callable[[], None]) -> None:
         """Wait until ``nbytes`` more may be under way. With the lock held, once.
@@ -159,6 +167,29 @@ class Outlet:
             _log.debug("%s: closing the producer: %s", self.cluster.where, error)
 
 
+def _spare_the_others(client: Any) -> None:
+    """See to it that a record which the cluster refuses fails, and nothing else.
+
+    kafka-python ends an idempotent producer for good then, with all that is under way to any topic. But what was
+    refused was not appended, and of each partition one batch is under way: the next one takes over its numbers.
+    """
+    manager = client._transaction_manager
+    if manager is None:
+        return
+    classify, for_good = manager.classify_batch_error, manager._FATAL_ERRORS
+
+    def classify_refusal(error: Any, batch: Any, log_start_offset: int = -1) -> Any:
+        outcome = classify(error, batch, log_start_offset=log_start_offset)
+        kind = error if isinstance(error, type) else type(error)
+        if outcome != manager.ERROR_CLASS_FATAL or kind in for_good:
+            return outcome
+        if manager.producer_id_and_epoch.match(batch) and batch.has_sequence:
+            manager.set_sequence_number(batch.topic_partition, batch.base_sequence)
+        return manager.ERROR_CLASS_RETRIABLE  # it is not tried again; the word only says that nothing else ends
+
+    manager.classify_batch_error = classify_refusal
+
+
 class KafkaProducer(Producer):
     """See ``Producer``. Thread-safe.
 
@@ -194,6 +225,7 @@ class KafkaProducer(Producer):
         self._run: Run | None = None  # newest, the one that is being added to
         self._unbooked = 0  # records under way that the account has not heard of
         self.fates = outlet.fates
+        self.acknowledged = outlet.acknowledged
         self.what = f"{outlet.cluster.where}: topic {self.topic!r}"
         self._limit, self._limit_name = self._find_limit()
         self._warm()
@@ -352,7 +384,10 @@ class KafkaProducer(Producer):
             self._unbooked = 0
 
     def _translate(self, error: BaseException) -> ComuxError:
-        return translate(error, self.what, self._outlet.notes, right=f"WRITE on topic {self._partition.topic!r}")
+        right = f"WRITE on topic {self._partition.topic!r}"
+        if isinstance(error, kafka_errors.ClusterAuthorizationFailedError):
+            right = "IDEMPOTENT_WRITE on the cluster, or set enable_idempotence=False"
+        return translate(error, self.what, self._outlet.notes, right=right)
 
     def failure(self, error: BaseException, nbytes: int) -> ComuxError:
         """See ``kafka_acks.Owner``."""

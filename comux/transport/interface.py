@@ -325,9 +325,7 @@ class Consumer(Handle):
         """First retained offset whose timestamp is at or after ``timestamp`` (Unix seconds)."""
 
     @abstractmethod
-    def newest_keyframe(
-        self, topic: str | None = None, starts: Callable[[Record], bool] | None = None
-    ) -> int | None:
+    def newest_keyframe(self, topic: str | None = None, starts: Callable[[Record], bool] | None = None) -> int | None:
         """Newest retained offset at or after the position flagged ``KEYFRAME``; ``None``: none is known.
 
         Args:

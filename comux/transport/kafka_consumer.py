@@ -35,6 +35,7 @@ _log = logging.getLogger("comux.transport")
 _FRESH_NS: Final = 500_000_000
 _ARRIVES: Final = 1.0  # seconds in which what is known to be there comes, where there is a connection
 _COMMIT_TIMEOUT: Final = 10.0
+_HOPELESS: Final = 0.5  # seconds for a last commit where the broker is not there
 _SCAN_FIRST: Final = 64
 _SCAN_BYTES: Final = 64 << 20
 
@@ -125,7 +126,8 @@ class KafkaConsumer(Consumer):
             self._ready.notify_all()
         if self.group is not None:
             try:
-                self._member.commit(self._order, _COMMIT_TIMEOUT)
+                lost = any(lane.trouble is not None for lane in self._order)
+                self._member.commit(self._order, _HOPELESS if lost else _COMMIT_TIMEOUT)
             except ComuxError as error:
                 _log.warning("what was acknowledged last comes again: %s", error)
         if isinstance(self._member, KafkaMembership):
@@ -316,9 +318,7 @@ class KafkaConsumer(Consumer):
             lane.mark_asked_ns = now
             self._poller.ask_mark(lane)
 
-    def newest_keyframe(
-        self, topic: str | None = None, starts: Callable[[Record], bool] | None = None
-    ) -> int | None:
+    def newest_keyframe(self, topic: str | None = None, starts: Callable[[Record], bool] | None = None) -> int | None:
         self._check_alive()
         lane = self._checked_lane(topic)
         self._refresh(lane)
@@ -327,7 +327,9 @@ class KafkaConsumer(Consumer):
             self._check()
             flagged = lane.keyframes[-1] if lane.keyframes else None
             fetched, high_water = max(lane.fetched, lane.position), lane.state.high_water
-            queued = [] if starts is None else [r for r in lane.queue if isinstance(r, Record) and r.offset >= known.upto]
+            queued = (
+                [] if starts is None else [r for r in lane.queue if isinstance(r, Record) and r.offset >= known.upto]
+            )
         if starts is not None:
             for record in queued:
                 known.look(record, starts)
@@ -339,9 +341,7 @@ class KafkaConsumer(Consumer):
         found = max(known.newest, -1 if flagged is None else flagged)
         return found if found >= lane.position else None
 
-    def _scan(
-        self, lane: Lane, known: _Starts, first: int, end: int, starts: Callable[[Record], bool] | None
-    ) -> None:
+    def _scan(self, lane: Lane, known: _Starts, first: int, end: int, starts: Callable[[Record], bool] | None) -> None:
         """Look for the newest keyframe in ``[first, end)``, from the end; no record is read for that twice."""
         spec, window, budget, upper = self._specs[lane.name], _SCAN_FIRST, _SCAN_BYTES, end
         try:

@@ -6,9 +6,9 @@ any time; partitions of a group are taken away at any time; and every offset has
 **Algorithm.** The queue holds records (and ends of epochs) in the order of their offsets. A *generation* counts what
 makes everything fetched so far worthless: a seek, a partition taken away. The polling thread delivers with the
 generation it fetched under, and what is older is thrown away; ``position`` is the next offset to be handed out, so
-what is thrown away is fetched again. What lies between the position and the next record that comes is jumped (``seek``),
-lapped (the log no longer had it: a ``Gap`` stands in the queue), or a hole (``absorbed``: ends of epochs, and what
-transactions and compaction leave: offsets that hold no record).
+what is thrown away is fetched again. What lies between the position and the next record that comes is jumped
+(``seek``), lapped (the log no longer had it: a ``Gap`` stands in the queue), or a hole (``absorbed``: ends of epochs,
+and what transactions and compaction leave: offsets that hold no record).
 
 **Groups.** ``outstanding`` holds what was handed out and not acknowledged. The committed offset is that of the oldest
 of these, so a crash repeats records, and loses none.
@@ -161,6 +161,8 @@ class Lane:
                 self.queue.append(Gap(end, lapped))
                 self._sizes.append(0)
                 self.fetched = end
+                if len(self.queue) == 1:  # nothing waits before it
+                    self._meets(self.queue[0])
                 self.condition.notify_all()
 
     def fail(self, error: ComuxError) -> None:
@@ -231,8 +233,9 @@ class Lane:
             self.account.receive("handing", holes)
             self.account.absorb("handing", holes)
 
-    def _meets(self, item: End | Gap) -> bool:
+    def _meets(self, item: Record | End | Gap) -> bool:
         """Come to what is no record; whether it is the end that is this lane's last."""
+        assert not isinstance(item, Record)
         if isinstance(item, End) and self.stops and item.epoch >= self.epoch:
             self.over = True
             return True

@@ -268,9 +268,7 @@ class LocalConsumer(Consumer):
         with self._lock:
             return self._cursor(topic).log.find_time(round(timestamp * 1e9))
 
-    def newest_keyframe(
-        self, topic: str | None = None, starts: Callable[[Record], bool] | None = None
-    ) -> int | None:
+    def newest_keyframe(self, topic: str | None = None, starts: Callable[[Record], bool] | None = None) -> int | None:
         with self._lock:
             return self._cursor(topic).newest_keyframe()
 

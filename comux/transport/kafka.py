@@ -75,6 +75,8 @@ def _after_fork_in_child() -> None:
     """Threads and connections stay with the parent: here every handle is closed."""
     for broker in list(_open):
         broker.lifeline.dead = True
+        if broker._outlet is not None:
+            broker._outlet.abandon()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

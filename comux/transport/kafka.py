@@ -91,6 +91,15 @@ def open_broker(address: Address, **options: Any) -> KafkaBroker:
     return KafkaBroker(address, options)
 
 
+def check_options(address: Address, options: Mapping[str, Any]) -> None:
+    """Whether ``open_broker`` would take these options; asks no cluster.
+
+    Raises:
+        ConfigError: it would not.
+    """
+    read_options(address, options)
+
+
 class KafkaBroker(Broker):
     """See ``Broker``. Thread-safe; the clients behind it are made when first needed, but for the one that asks."""
 

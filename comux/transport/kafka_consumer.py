@@ -189,11 +189,7 @@ class KafkaConsumer(Consumer):
         for index, lane in enumerate(order):
             share = -(-(max_records - len(out)) // (len(order) - index))
             before = lane.nbytes
-            for _ in range(share):
-                record = lane.take()
-                if record is None:
-                    break
-                out.append(record)
+            out += lane.take(share)
             if before > half >= lane.nbytes:
                 self._poller.kick(lane)  # it may be fetched again
         return out

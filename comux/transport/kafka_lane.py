@@ -127,16 +127,16 @@ class Lane:
     def deliver(self, generation: int, messages: list[Any], high_water: int | None) -> int:
         """Take in what was fetched; returns the bytes that wait now. Called without the lock."""
         items: list[Record | End] = []
-        sizes: list[int] = []
+        epoch = self._delivered_epoch
         for message in messages:
-            item = decode(message, self.name, self._delivered_epoch, self.dtype, self.shape)
+            item = decode(message, self.name, epoch, self.dtype, self.shape)
+            epoch = item.epoch
             if isinstance(item, End):
-                self._delivered_epoch = item.epoch + 1
+                epoch += 1
                 self.state.saw_end(item)
-            else:
-                self._delivered_epoch = item.epoch
             items.append(item)
-            sizes.append(wire_bytes(message))
+        self._delivered_epoch = epoch
+        sizes = [wire_bytes(message) for message in messages]
         if high_water is not None:
             self.state.saw(high_water)
         with self.condition:
@@ -197,36 +197,40 @@ class Lane:
 
     # -- the reader, with the lock held ----------------------------------------------------------------------------
 
-    def take(self) -> Record | None:
-        """The next record, counted; ``None`` where there is none now."""
-        while self.queue:
-            item = self.queue[0]
+    def take(self, most: int) -> list[Record]:
+        """The next records, counted; none where there are none now."""
+        queue, sizes, keyframes = self.queue, self._sizes, self.keyframes
+        out: list[Record] = []
+        while queue and len(out) < most:
+            item = queue[0]
             if not isinstance(item, Record):
                 if self._meets(item):
-                    return None
+                    break
                 continue
-            self.queue.popleft()
-            size = self._sizes.popleft()
+            queue.popleft()
+            size = sizes.popleft()
             self.nbytes -= size
             self.bytes_read += size
-            if item.flags & 1 and self.keyframes and self.keyframes[0] == item.offset:
-                self.keyframes.popleft()
-            self._pass_to(item)
-            self.position = item.offset + 1
-            return item
-        return None
+            offset = item.offset
+            if item.flags & 1 and keyframes and keyframes[0] == offset:
+                keyframes.popleft()
+            if offset != self.position or self.skipped:
+                self._pass_to(item)
+            if self.grouped:
+                self.outstanding[offset] = None
+            self.position = offset + 1
+            out.append(item)
+        if out:
+            place = PLACE if self.grouped else "handing"
+            self.account.receive(place, len(out))
+            if not self.grouped:
+                self.account.deliver(place, len(out))
+        return out
 
     def _pass_to(self, record: Record) -> None:
-        """Account for the offsets between the position and ``record``, and for the record."""
-        account = self.account
+        """Account for the offsets between the position and ``record``."""
         self._absorb(record.offset - self.position)
         record.skipped, self.skipped = self.skipped, 0
-        if self.grouped:
-            account.receive(PLACE)
-            self.outstanding[record.offset] = None
-        else:
-            account.receive("handing")
-            account.deliver("handing")
 
     def _absorb(self, holes: int) -> None:
         if holes > 0:

@@ -39,8 +39,10 @@ from kafka.structs import OffsetAndMetadata
 from comux.errors import ClosedError, ComuxError, ConnectError, StaleLeaseError, UnknownTopicError
 
 from .kafka_cluster import Cluster
+from .kafka_failures import Notes, translate
+from .kafka_fetched import quicken
 from .kafka_lane import Lane
-from .kafka_net import Notes, build, cluster_of, keep_joining, position_of, translate, watched
+from .kafka_net import build, cluster_of, keep_joining, position_of
 from .pace import Budget
 
 _log = logging.getLogger("comux.transport")
@@ -90,7 +92,7 @@ class Poller:
         self.ended = False
         self._cluster = cluster
         self._lifeline = lifeline
-        self._notes = Notes()
+        self._notes = Notes(cluster.options.client)
         self._lock = threading.Lock()
         self._asked = threading.Condition(self._lock)
         self._lanes: dict[TopicPartition, Lane] = {}  # as wanted; guarded by the lock
@@ -98,6 +100,7 @@ class Poller:
         self._changed = False
         self._closing = False
         self._held: dict[Lane, _Held] = {}  # the thread's
+        self._refused: kafka_errors.AuthorizationError | None = None
         self._next_look = 0.0
         self._next_commit = 0.0
         self._record_bytes: float | None = None  # of the newest, where bytes are limited
@@ -120,11 +123,12 @@ class Poller:
             "allow_auto_create_topics": False,
             "metrics_enabled": False,
             "partition_assignment_strategy": [CooperativeStickyAssignor],
-            "kafka_client": watched(self._notes),
         }
         arguments = options.for_client("consumer", **ours)
         arguments.update(group_id=self.group, enable_auto_commit=False, auto_offset_reset="none")
-        return build(KafkaConsumer, arguments, self._cluster.where, self._notes)
+        consumer = build(KafkaConsumer, arguments, self._cluster.where, self._notes)
+        quicken(consumer)
+        return consumer
 
     # -- asked for by others ---------------------------------------------------------------------------------------
 
@@ -199,7 +203,8 @@ class Poller:
                 raise StaleLeaseError(
                     f"{where}: lost its partitions before the commit; their records come again"
                 ) from error
-            raise translate(error, f"{where}: commit", self._notes) from error
+            right = f"READ on group {self.group!r}"
+            raise translate(error, f"{where}: commit", self._notes, right=right) from error
 
     def deleted(self, partition: TopicPartition) -> None:
         """The topic was deleted through this connection."""
@@ -247,6 +252,9 @@ class Poller:
 
     def _turn(self) -> None:
         self._apply()
+        if (refused := self._refused) is not None:
+            self._refused = None
+            raise refused
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + _LOOK_S
@@ -362,6 +370,8 @@ class Poller:
 
     def _committed(self, offsets: dict[TopicPartition, Any], result: Any) -> None:
         """The fate of a commit nobody waits for; one that failed is tried again with the next."""
+        if isinstance(result, kafka_errors.AuthorizationError):
+            self._refused = result  # heartbeats are refused too then, and kafka-python keeps that to itself
         if isinstance(result, Exception):
             _log.debug("%s: group %s: commit failed: %s", self._cluster.where, self.group, result)
             self._want_again({partition: committed.offset for partition, committed in offsets.items()})
@@ -452,11 +462,15 @@ class Poller:
         elif isinstance(error, kafka_errors.TopicAuthorizationFailedError):
             names = set(error.args[0]) if error.args else set()
             for lane in [lane for lane in self._held if not names or lane.partition.topic in names]:
-                lane.fail(translate(error, f"{where}: topic {lane.name!r}"))
+                lane.fail(translate(error, f"{where}: topic {lane.name!r}", self._notes, right=_reading(lane)))
                 self._drop(lane)
         elif isinstance(error, (kafka_errors.GroupAuthorizationFailedError, kafka_errors.AuthorizationError)):
             for lane in list(self._held):
-                lane.fail(translate(error, f"{where}: group {self.group!r}"))
+                lane.fail(
+                    translate(
+                        error, f"{where}: group {self.group!r}", self._notes, right=f"READ on group {self.group!r}"
+                    )
+                )
                 self._drop(lane)
         else:
             _log.warning("%s: poll: %s: %s", where, type(error).__name__, error)
@@ -575,3 +589,7 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         self._poller._revoked(lost)
+
+
+def _reading(lane: Lane) -> str:
+    return f"READ on topic {lane.partition.topic!r}"

@@ -58,6 +58,7 @@ _log = logging.getLogger("comux.transport")
 _KEPT_FAILURES: Final = 1000
 _ANSWER: Final = 30.0  # seconds ``end`` and a claim's commit wait for the cluster's answer
 _CLOSE: Final = 5.0
+_STEP_MS: Final = 250
 
 
 class Outlet:
@@ -75,6 +76,7 @@ class Outlet:
         self._room = threading.Condition(self.lock)
         self.cluster = cluster
         self.lifeline = lifeline
+        self.closed = False
         self._nbytes = 0
         options = cluster.options
         ours: dict[str, Any] = {
@@ -159,8 +161,13 @@ class Outlet:
             client._sender.wakeup()
         return sent
 
+    def abandon(self) -> None:
+        """In a forked child: its destructor and its exit must not touch the connections, which are the parent's."""
+        self.client._closed = True
+
     def close(self) -> None:
         """Wait a moment for what is under way, then end; what was not acknowledged by then fails. Idempotent."""
+        self.closed = True
         try:
             self.client.close(timeout=_CLOSE)
         except Exception as error:  # noqa: BLE001 - whatever the client says at its end must not reach anybody
@@ -241,10 +248,17 @@ class KafkaProducer(Producer):
 
     def _warm(self) -> None:
         """Let the client learn of the topic, so that ``send`` does not wait for it."""
-        try:
-            self._outlet.client.partitions_for(self._partition.topic)
-        except Exception as error:
-            raise self._translate(error) from error
+        outlet = self._outlet
+        deadline = time.monotonic() + outlet.client.config["max_block_ms"] / 1000
+        while True:
+            try:
+                outlet.client._wait_on_metadata(self._partition.topic, _STEP_MS)
+                return
+            except Exception as error:
+                if outlet.closed:
+                    raise ClosedError(f"producer of topic {self.topic!r}: its connection was closed") from error
+                if not isinstance(error, kafka_errors.KafkaTimeoutError) or time.monotonic() > deadline:
+                    raise self._translate(error) from error
 
     # -- life ------------------------------------------------------------------------------------------------------
 

@@ -85,6 +85,11 @@ def topic_name(schema: str, cam_id: CamId) -> str:
     return check_topic_name(name, f"the topic of cam_id {cam_id!r} by schema {schema!r},")
 
 
+def topic_pattern(schema: str) -> str:
+    """The pattern that the topics of all sources match: ``topic_pattern("raw_:cam_id") == "raw_*"``."""
+    return check_schema(schema).replace(CAM_ID_MARK, "*")
+
+
 def cam_id_of(schema: str, topic: str) -> str:
     """The id (as text) whose topic by ``schema`` is ``topic``.
 

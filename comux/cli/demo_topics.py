@@ -22,7 +22,7 @@ from comux.feeds import Feed, topic_spec
 from comux.lifecycle import process_start
 from comux.options import topic_name
 from comux.ring import default_directory
-from comux.transport import Broker, TopicSpec, connect, parse_address
+from comux.transport import Broker, TopicSpec, connect, for_engine, parse_address
 
 _OWN: Final = re.compile(r"demo-(\d+)")
 RESULT_SECONDS: Final = 10.0  #: of results that the produce topics hold
@@ -58,7 +58,7 @@ class DemoTopics:
             broker = self._stack.enter_context(connect(self.address))
             self._check(broker)
             for spec in self._specs():
-                broker.create_topic(spec)
+                broker.create_topic(for_engine(broker, spec))
                 self._stack.callback(_delete, broker, spec.name)
             self._stack = self._stack.pop_all()
         return self

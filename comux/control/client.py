@@ -11,7 +11,7 @@ from comux.control.commands import make_command, reply_topic_of
 from comux.control.replies import reply_spec
 from comux.errors import WaitTimeoutError
 from comux.options import check_timeout, check_topic_name
-from comux.transport import Broker, connect
+from comux.transport import Broker, connect, for_engine
 
 
 def send_command(
@@ -57,7 +57,7 @@ def _exchange(
 ) -> dict[str, Any]:
     broker.topic(topic)
     if reply_topic not in broker.topics():
-        broker.create_topic(reply_spec(reply_topic), exist_ok=True)
+        broker.create_topic(for_engine(broker, reply_spec(reply_topic)), exist_ok=True)
     request_id = secrets.token_hex(8)
     key, data, headers = make_command(
         action,

@@ -61,7 +61,7 @@ from comux.errors import (
 from comux.options import check_positive, check_topic_name
 from comux.records import Record
 from comux.telemetry import EventLog
-from comux.transport import Broker, Consumer, Start, TopicSpec
+from comux.transport import Broker, Consumer, Start, TopicSpec, for_engine
 
 _BATCH: Final = 16
 _PAUSE_FIRST: Final = 0.05
@@ -328,7 +328,7 @@ class Controller:
     def _open(self) -> Consumer:
         if self.topic not in self._broker.topics():
             spec = TopicSpec(self.topic, records=1024, data_bytes=4 << 20, policy="drop_oldest")
-            self._broker.create_topic(spec, exist_ok=True)
+            self._broker.create_topic(for_engine(self._broker, spec), exist_ok=True)
         return self._broker.consumer(self.topic, start=self._start, on_end="wait", name=f"comux-control-{self.name}")
 
     def _run(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from comux.errors import ComuxError, RecordTooLargeError, UnknownTopicError
-from comux.transport import Broker, Producer, TopicSpec
+from comux.transport import Broker, Producer, TopicSpec, for_engine
 
 _SEND_TIMEOUT: Final = 0.5
 _OPEN: Final = 8  #: producers kept open; the one unused longest is closed
@@ -89,7 +89,7 @@ class Replies:
                     raise UnknownTopicError(
                         f"topic {name!r} is missing and {_CREATED} reply topics were made; reuse one"
                     )
-                self._broker.create_topic(reply_spec(name), exist_ok=True)
+                self._broker.create_topic(for_engine(self._broker, reply_spec(name)), exist_ok=True)
                 self._created.add(name)
             producer = self._producers[name] = self._broker.producer(name, name="comux-replies")
             while len(self._producers) > _OPEN:

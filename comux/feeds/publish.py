@@ -37,7 +37,7 @@ from comux.records import (
     Header,
     clock_owner,
 )
-from comux.transport import Broker, Producer, TopicSpec, connect
+from comux.transport import Broker, Producer, TopicSpec, connect, for_engine
 
 from .faults import FeedPacket, InjectedFault
 from .sources import Feed, open_feed
@@ -198,7 +198,8 @@ def topic_spec(feed: Feed, topic: str, records: int | None = None, data_bytes: i
 
 def _make_topic(broker: Broker, feed: Feed, topic: str, records: int | None, data_bytes: int | None) -> None:
     if topic not in broker.topics():
-        broker.create_topic(topic_spec(feed, topic, records, data_bytes), exist_ok=True)
+        spec = topic_spec(feed, topic, records, data_bytes)
+        broker.create_topic(for_engine(broker, spec), exist_ok=True)
 
 
 def _check_topic(broker: Broker, feed: Feed, topic: str) -> None:

@@ -23,15 +23,16 @@ from comux.errors import ClosedError, ComuxError, ConfigError, ConnectError, Unk
 from comux.multiplexer.assemble import Assembler
 from comux.multiplexer.emit import Emitter
 from comux.multiplexer.engines import Engines
+from comux.multiplexer.fleet import Fleet
 from comux.multiplexer.pictures import Hub, StoreMode
 from comux.multiplexer.results import ResultFuture, Results
 from comux.multiplexer.shared import FrameSharer
 from comux.multiplexer.source import Source
 from comux.multiplexer.states import Surroundings, check_topic, decoder_options, is_finite, open_consumer
-from comux.options import CamId, SourceOptions, topic_name
+from comux.options import CamId, SourceOptions, topic_name, topic_pattern
 from comux.records import Record
 from comux.telemetry import EventLog
-from comux.transport import Broker, Consumer, check_engine, parse_address
+from comux.transport import Broker, Consumer, check_engine, parse_address, shown
 
 _log = logging.getLogger("comux.multiplexer")
 
@@ -106,6 +107,7 @@ class Core:
         self.closed = False
         self.assembler = Assembler(self.hub, self.pool)
         self.results = Results(lambda address: self.engine(address, settings.produce_options), self.events, **results)
+        self.fleet: Fleet | None = None
         self.emitter: Emitter | None = None
         if emit_wait is not None:
             self.emitter = Emitter(self.results, self._produce_place, self.events, wait=emit_wait)
@@ -296,6 +298,9 @@ class Core:
             self.check_open()
             if self.started:
                 return
+            if self.fleet is not None:
+                self._start_fleet(self.fleet)
+                return
             if not self.specs:
                 raise ConfigError("no sources: give cam_ids, or create one")
             resolved = self.check_all()
@@ -310,6 +315,50 @@ class Core:
             self.started = True
             for source in sources:
                 source.start()
+
+    def share(self, group: str, topics: str | None, *, durable: bool) -> None:
+        """Share the cameras with other processes from the start on, see ``fleet``.
+
+        Args:
+            group: Of the cluster.
+            topics: A pattern; ``None``: the topics of the sources that are defined.
+            durable: Go on at the committed offset.
+
+        Raises:
+            ConfigError: they cannot be shared.
+        """
+        if self.started:
+            raise ConfigError("share after start: say it before")
+        where = (self.settings.address, self.settings.defaults.get("client_options") or {})
+        known: dict[str, SourceOptions] = {}
+        for spec in self.specs.values():
+            options = self.resolve(spec)
+            if (options.address, dict(options.client_options)) != (where[0], dict(where[1])):
+                raise ConfigError(f"source {spec.cam_id!r}: a fleet's cameras are on one cluster, {shown(where[0])}")
+            known[options.consume_topic or ""] = spec
+        if topics is None and not known:
+            topics = topic_pattern(self.settings.consume_schema)
+        self.fleet = Fleet(
+            group,
+            topics,
+            known,
+            self.settings.consume_schema,
+            durable,
+            lambda: self.engine(*where),
+            self,
+        )
+
+    def _start_fleet(self, fleet: Fleet) -> None:
+        specs, self.specs = self.specs, {}
+        self.started = True  # what the group gives us starts at once
+        self.at_close.append(fleet.close)
+        try:
+            check_engine(self.settings.address)
+            fleet.start(strict=self.settings.strict)
+        except BaseException:
+            self.at_close.remove(fleet.close)
+            self.specs, self.started = specs, False
+            raise
 
     def _check_produce(self, sources: Iterable[SourceOptions], *, strict: bool) -> None:
         failures: list[tuple[CamId, ComuxError]] = []
@@ -346,8 +395,12 @@ class Core:
             raise self.unknown(cam_id)
         return source
 
-    def create(self, spec: SourceOptions) -> SourceOptions:
+    def create(self, spec: SourceOptions, *, strict: bool | None = None) -> SourceOptions:
         """Add a source; it starts where the manager has started.
+
+        Args:
+            spec: Its settings.
+            strict: Whether a missing topic or engine is an error; ``None``: as the manager is.
 
         Raises:
             ConfigError: the id exists, or a setting is wrong. ComuxError: topic or engine missing, where strict.
@@ -363,7 +416,7 @@ class Core:
             try:
                 self.connect(spec.cam_id)
             except ComuxError:
-                if self.settings.strict:
+                if self.settings.strict if strict is None else strict:
                     del self.specs[key]
                     raise
             if self.started:
@@ -478,14 +531,18 @@ class Core:
         Raises:
             ComuxError: see ``Results.send``.
         """
+        source = self.table.find(cam_id)
         if self.emitter is None:
-            return self.results.send(cam_id, *self._produce_place(cam_id), record, headers)
-        encoded, future = self.results.begin(cam_id, record, headers)
-        try:
-            self.emitter.offer(cam_id, record, encoded, future)
-        except BaseException:
-            self.results.cancel(future)
-            raise
+            future = self.results.send(cam_id, *self._produce_place(cam_id), record, headers)
+        else:
+            encoded, future = self.results.begin(cam_id, record, headers)
+            try:
+                self.emitter.offer(cam_id, record, encoded, future)
+            except BaseException:
+                self.results.cancel(future)
+                raise
+        if source is not None:
+            source.sent(record, future)
         return future
 
     def _produce_place(self, cam_id: CamId) -> tuple[str, str]:

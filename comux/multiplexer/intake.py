@@ -150,7 +150,8 @@ class Intake:
         if consumer is not None:
             with contextlib.suppress(ComuxError):
                 behind = consumer.lag() + len(self._queue)
-                self._lag_seen = (behind, self._seconds_behind(consumer, behind), time.monotonic_ns())
+                old_ns = int(consumer.metrics().get("high-water-age-max", 0.0) * 1e9)
+                self._lag_seen = (behind, self._seconds_behind(consumer, behind), time.monotonic_ns() - old_ns)
         records, seconds, seen_ns = self._lag_seen
         return records, seconds, (time.monotonic_ns() - seen_ns) / 1e9
 

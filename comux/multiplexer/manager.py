@@ -68,6 +68,9 @@ class Comux(Door):
         emit_wait: Seconds that ``"all"`` waits for a packet's results.
         send_timeout, max_in_flight, max_header_bytes, max_message_bytes: See ``SendLimits``.
         log_level: Of the logger ``comux``; ``None`` leaves it alone. No handler is installed.
+        share, topics, durable: Share the cameras with other processes, as ``setup_consumers`` says; with ``topics``
+        there
+            are no ``cam_ids``.
         client_name: What control commands may be addressed to.
         control_topic, control_address, acts: As ``setup_controller``.
         decoder_factory: Makes decoders; the default is the registry of codecs.
@@ -86,6 +89,9 @@ class Comux(Door):
         control = {name: words.pop(name, None) for name in ("control_topic", "control_address", "acts")}
         self.client_name: str = words.pop("client_name", "comux")
         decoder: Callable[[DecoderOptions], Decoder] = words.pop("decoder_factory", None) or create_decoder
+        shared = {name: words.pop(name, None) for name in ("share", "topics", "durable")}
+        if shared["share"] is None and shared["durable"] is not None:
+            words["durable"] = shared.pop("durable")
         settings, results = read_settings(words)
         if level is not None:
             logging.getLogger("comux").setLevel(level)
@@ -93,7 +99,10 @@ class Comux(Door):
         self._pid = os.getpid()
         self._controller: Controller | None = None
         self._ended = False
-        self._define(cam_ids)
+        if cam_ids is not None or shared["share"] is None:
+            self._define(cam_ids)
+        if shared["share"] is not None:
+            self.setup_consumers(**shared)
         self._end = weakref.finalize(self, core.close)
         if control["control_topic"] is not None:
             self.setup_controller(

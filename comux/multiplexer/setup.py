@@ -25,7 +25,15 @@ from comux.multiplexer.legacy import (
     start_of,
 )
 from comux.multiplexer.results import SendLimits
-from comux.options import CamId, check_choice, check_positive, check_schema, check_timeout, replace_flag
+from comux.options import (
+    CamId,
+    check_choice,
+    check_positive,
+    check_schema,
+    check_timeout,
+    check_topic_name,
+    replace_flag,
+)
 from comux.transport import Consumer
 
 SHARE_SCHEMA: Final = "frames_:cam_id"
@@ -78,6 +86,9 @@ class Door:
         *,
         overwrite: bool | None = None,
         end: bool | None = None,
+        share: str | None = None,
+        topics: str | None = None,
+        durable: bool | None = None,
         **client_options: Any,
     ) -> None:
         """Say where the packets are, and connect every source.
@@ -88,12 +99,21 @@ class Door:
             max_offset_diff: Lag limit in records.
             strict_on_fail: Raise where a topic or engine is missing; else the source waits for it.
             end: Begin at the end of the topics; ``False``: at their beginning.
+            share: Name of a consumer group: every process that names it takes its part of the cameras, which come and
+                go while the loop runs, see ``comux.multiplexer.fleet``.
+            topics: With ``share``: a pattern (``"raw_*"``) instead of the ids given to the constructor.
+            durable: With ``share``: a camera goes on at the committed offset instead of its newest keyframe.
+                Without: of sources in a group.
             client_options: Settings of sources, or options of the engine's client; they win over comux' own.
 
         Raises:
             NameError: consumers exist and are not to be replaced. ComuxError: a topic or engine is missing.
         """
         core = self._open_core()
+        if share is None and topics is not None:
+            raise ConfigError(f"topics={topics!r} without share=: name the group whose processes share them")
+        if durable is not None and share is None:
+            client_options["durable"] = durable
         if not replace_flag(replace=replace, overwrite=overwrite, over_write=over_write) and len(self.consumers):
             raise NameError(f"consumers exist for {', '.join(map(str, self.consumers))}; pass replace=True")
         ours, client = split_source_words(client_options)
@@ -109,7 +129,12 @@ class Door:
         if strict_on_fail is not None:
             core.settings.strict = _flag(strict_on_fail, "strict_on_fail")
         self._set_defaults(changes)
-        if not core.started:
+        if share is not None:
+            if topics is not None:
+                core.specs = {}
+            kept = durable is not None and _flag(durable, "durable")
+            core.share(check_topic_name(share, "share"), topics, durable=kept)
+        elif not core.started:
             for cam_id in self.cam_ids:
                 core.drop_connected(cam_id)
             core.connect_all(strict=core.settings.strict)

@@ -18,7 +18,7 @@ from comux.errors import ComuxError
 from comux.options import CamId
 from comux.records import HEADER_CLOCK
 from comux.telemetry import EventLog
-from comux.transport import Broker, Producer, TopicSpec
+from comux.transport import Broker, Producer, TopicSpec, for_engine
 
 FRAMES_KEPT: Final = 8
 _RETRY_NS: Final = 2_000_000_000
@@ -98,7 +98,7 @@ class FrameSharer:
             policy="drop_oldest",
             metadata={"codec": "frames", "source": str(self._cam_id)},
         )
-        broker.create_topic(spec, exist_ok=True)
+        broker.create_topic(for_engine(broker, spec), exist_ok=True)
         return broker.producer(self.topic, name=f"{self._cam_id}-frames")
 
     def close(self) -> None:

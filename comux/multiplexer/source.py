@@ -43,7 +43,7 @@ from comux.multiplexer.shared import FrameSharer
 from comux.multiplexer.states import State, Surroundings, decoder_options, is_finite, open_consumer
 from comux.options import CamId, Mode, SourceOptions
 from comux.records import Record
-from comux.transport import Consumer, Start
+from comux.transport import Consumer, SendFuture, Start
 
 _log = logging.getLogger("comux.multiplexer")
 
@@ -201,6 +201,18 @@ class Source:
             if self.finished:
                 self._wake.set()  # its thread may wait for the last one
 
+    def superseded(self) -> None:
+        """The loop asks for its next batch: it is done with the last one. Any thread."""
+        acks = self._acks
+        if acks is not None:
+            acks.superseded()
+
+    def sent(self, record: Record, future: SendFuture) -> None:
+        """A packet of this source is being re-emitted. Any thread."""
+        acks = self._acks
+        if acks is not None:
+            acks.sent(record, future)
+
     def set_rate(self, rate: float | None) -> None:
         """Deliver at most ``rate`` pictures per second from now on."""
         self.options = self.options.changed(rate=rate)
@@ -333,7 +345,7 @@ class Source:
         if consumer is None:
             consumer = open_consumer(options, broker, self._where_to_start(), finite=self.finite)
             self.intake.adopt(consumer)
-        self._acks = None if consumer.group is None else Acks(consumer)
+        self._acks = None if consumer.group is None else Acks(consumer, deferred=options.durable)
         self.store.left = self._left
         self._first_try = self._made_anew = False
         if self._decoder is None:

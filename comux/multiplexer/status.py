@@ -8,6 +8,7 @@ from typing import Any
 from comux.account import total
 from comux.multiplexer.core import Core
 from comux.multiplexer.source import Source
+from comux.transport import shown
 
 
 def source_status(source: Source) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def source_status(source: Source) -> dict[str, Any]:
         "mode": source.store.mode,
         "finite": source.finite,
         "topic": source.topic,
-        "address": options.address,
+        "address": shown(options.address or ""),
         "codec": options.codec,
         "size": None if source.size is None else list(source.size),
         "fps": round(source.pictures.rate(now), 2),
@@ -57,6 +58,7 @@ def manager_status(core: Core, name: str) -> dict[str, Any]:
     return {
         "client": name,
         "started": core.started,
+        "fleet": None if core.fleet is None else core.fleet.status(),
         "sources": {str(source.cam_id): source_status(source) for source in core.table.sources},
         "total": total(accounts.values()).as_dict(),
         "results": core.results.account().as_dict(),

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from comux.account import AccountSnapshot
+from comux.errors import ComuxError, UnsupportedError
 from comux.records import Headers, Record
 
 Start = int | float | Literal["end", "beginning", "keyframe"] | Callable[[Record], bool]
@@ -47,6 +48,11 @@ Start = int | float | Literal["end", "beginning", "keyframe"] | Callable[[Record
 it is true, else the end.
 """
 OnEnd = Literal["stop", "wait"]
+OnAssigned = Callable[[frozenset[str]], None]
+"""Called with the topics that are this member's from now on."""
+OnRevoked = Callable[[frozenset[str], bool], None]
+"""Called with the topics that are no longer this member's, and whether others have them already; when it returns,
+nothing of them is worked on any more."""
 Policy = Literal["wait", "drop_oldest", "drop_newest"]
 
 
@@ -58,6 +64,7 @@ class Capabilities:
     capability                shm        memory     kafka
     ========================  =========  =========  =========
     record_sharing            True       True       False
+    topic_sharing             False      False      True
     views                     True       True       False
     observer_without_reading  True       True       False
     counted_end               True       True       False
@@ -71,6 +78,7 @@ class Capabilities:
     """
 
     record_sharing: bool  #: members of a group share record by record; a dead member's go to another, ``redelivered``
+    topic_sharing: bool  #: ``membership``: the topics of a group are shared out among its members
     views: bool  #: ``views=True``: zero-copy values
     observer_without_reading: bool  #: ``observer`` looks at the newest record without being a consumer
     counted_end: bool  #: the last of k producers' clean closes ends the stream (``TopicSpec.end="auto"``)
@@ -382,6 +390,25 @@ class Observer(Handle):
         """The newest record, a validated copy; ``None`` where there is none yet. Never waits."""
 
 
+class Membership(Handle):
+    """This process' part of a group that shares topics (capability ``topic_sharing``): each topic has one member.
+
+    The callbacks are called in order, on a thread of the membership's own, and may open and close consumers. Consumers
+    of the same broker with ``group=`` of this group read topics that are assigned without joining it again, and commit
+    through it. ``close`` revokes everything first, then leaves the group, so that others take over at once.
+    """
+
+    group: str
+
+    @abstractmethod
+    def assigned(self) -> frozenset[str]:
+        """The topics that are this member's now."""
+
+    @abstractmethod
+    def failure(self) -> ComuxError | None:
+        """What went wrong in the newest exchange with the group; ``None`` where all is well."""
+
+
 class Broker(Handle):
     """One engine at one address; the factory of every handle. Closing it closes them."""
 
@@ -424,6 +451,25 @@ class Broker(Handle):
         name: str = "",
     ) -> Consumer: ...
 
+    def membership(
+        self, group: str, topics: str | Sequence[str], *, on_assigned: OnAssigned, on_revoked: OnRevoked
+    ) -> Membership:
+        """Join a group that shares topics.
+
+        Args:
+            group: Its name.
+            topics: Which; a text is a pattern (``raw_*``), and new topics that match come by themselves.
+            on_assigned, on_revoked: See ``OnAssigned``, ``OnRevoked``.
+
+        Raises:
+            UnsupportedError: the engine lacks ``topic_sharing``. ComuxError: as ``consumer``.
+        """
+        raise UnsupportedError(
+            f"topic_sharing: {self.address!r} does not share topics out among processes; use a Kafka cluster, or "
+            "give each "
+            "process its own list of cameras"
+        )
+
     @abstractmethod
     def observer(self, topic: str) -> Observer: ...
 
@@ -436,6 +482,15 @@ class Broker(Handle):
 
     @abstractmethod
     def delete_group(self, topic: str, group: str) -> None: ...
+
+
+def for_engine(broker: Broker, spec: TopicSpec) -> TopicSpec:
+    """``spec``, made for an engine whose groups hold the writer back, as ``broker`` takes it.
+
+    Where groups do not gate there is no full topic either: the policy means nothing, and ``data_bytes``, which bounds a
+    memory, would only make the engine forget early.
+    """
+    return spec if broker.capabilities.gating else replace(spec, policy="wait", data_bytes=None)
 
 
 def dtype_of(spec: TopicSpec) -> np.dtype[Any] | None:

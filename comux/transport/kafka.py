@@ -30,8 +30,11 @@ from .interface import (
     Consumer,
     GroupInfo,
     Handle,
+    Membership,
     Observer,
+    OnAssigned,
     OnEnd,
+    OnRevoked,
     Producer,
     Start,
     TopicInfo,
@@ -41,6 +44,7 @@ from .interface import (
 from .kafka_cluster import Cluster, Facts, TopicState
 from .kafka_consumer import KafkaConsumer
 from .kafka_lane import Lane
+from .kafka_membership import KafkaMembership
 from .kafka_options import read_options
 from .kafka_poller import Lifeline, Poller
 from .kafka_producer import KafkaProducer, Outlet
@@ -48,6 +52,7 @@ from .names import check_consumer, check_name, check_spec
 
 CAPABILITIES = Capabilities(
     record_sharing=False,
+    topic_sharing=True,
     views=False,
     observer_without_reading=False,
     counted_end=False,
@@ -243,6 +248,7 @@ class KafkaBroker(Broker):
         positions = {topic: self._resolve(facts[topic], start) for topic in names}
         if group is not None:
             positions = self._group_positions(group, positions, facts)
+        member = None if group is None else self._membership_of(group, names)
         condition, account = threading.Condition(), Account()
         lanes = [
             Lane(
@@ -256,15 +262,28 @@ class KafkaBroker(Broker):
                 facts[topic].epoch,
                 stops=on_end == "stop",
                 grouped=group is not None,
+                owned=group is None or member is not None,
             )
             for topic in names
         ]
         for lane in lanes:
             lane.begins(facts[lane.name].newest)
-        poller = self._poller_for(lanes, None if group is None else self._cluster.full(group))
+        poller = self._poller_for(lanes, None if group is None or member is not None else self._cluster.full(group))
+        if member is not None:
+            member.attach(lanes)
         specs = {topic: facts[topic].spec for topic in names}
         handle = KafkaConsumer(
-            self._cluster, poller, lanes, specs, condition, account, group, on_end == "stop", self.lifeline, self._drop
+            self._cluster,
+            poller,
+            member or poller,
+            lanes,
+            specs,
+            condition,
+            account,
+            group,
+            on_end == "stop",
+            self.lifeline,
+            self._drop,
         )
         return self._keep(handle)
 
@@ -280,6 +299,22 @@ class KafkaBroker(Broker):
             self._pollers.append(poller)
             poller.add(lanes)
             return poller
+
+    def _membership_of(self, group: str, names: Sequence[str]) -> KafkaMembership | None:
+        """Our membership of a group that has these topics now, if there is one: then they are read without joining."""
+        with self._lock:
+            members = [handle for handle in self._handles if isinstance(handle, KafkaMembership)]
+        return next((m for m in members if m.group == group and m.assigned().issuperset(names)), None)
+
+    def membership(
+        self, group: str, topics: str | Sequence[str], *, on_assigned: OnAssigned, on_revoked: OnRevoked
+    ) -> Membership:
+        self._check()
+        check_name("group", group)
+        named = topics if isinstance(topics, str) else check_consumer(topics, group, "end", "wait")
+        return self._keep(
+            KafkaMembership(self._cluster, group, named, on_assigned, on_revoked, self.lifeline, self._drop)
+        )
 
     def _resolve(self, facts: Facts, start: Start) -> int:
         """The offset a consumer without a committed position begins at."""

@@ -42,7 +42,7 @@ from comux.errors import (
 from comux.records import Record
 
 from .interface import GroupInfo, TopicInfo, TopicSpec, dtype_of
-from .kafka_net import Notes, translate, watched
+from .kafka_net import Notes, build, translate, watched
 from .kafka_options import KafkaOptions
 from .kafka_wire import End, decode
 from .names import unknown_topic
@@ -52,6 +52,7 @@ T = TypeVar("T")
 
 SETTINGS: Final = "comux-topics"
 OLDEST_BROKER: Final = (0, 11)
+_BUSY: Final = 2.0  # seconds in which a client that has too much under way may have it answered
 _SETTLE: Final = 10.0  # seconds after which a topic that was made or deleted is seen to be
 _READ_TIMEOUT: Final = 10.0
 _MIN_SEGMENT: Final = 1 << 20  # Kafka's own minimum
@@ -146,11 +147,14 @@ class Cluster:
         self._settings_next = 0
         self._settings_lock = threading.Lock()
         self._closed = False
-        ours: dict[str, Any] = {"client_id": "comux", "request_timeout_ms": 10_000, "kafka_client": watched(self.notes)}
-        try:
-            self._admin = KafkaAdminClient(**options.for_client("admin", **ours))
-        except Exception as error:
-            raise translate(error, where, self.notes) from error
+        ours: dict[str, Any] = {
+            "client_id": "comux",
+            "request_timeout_ms": 10_000,
+            "max_in_flight_requests_per_connection": 100,  # any thread may ask
+            "reconnect_backoff_max_ms": 1000,
+            "kafka_client": watched(self.notes),
+        }
+        self._admin = build(KafkaAdminClient, options.for_client("admin", **ours), where, self.notes)
         version = self._admin._manager.broker_version
         if version < OLDEST_BROKER:
             self._admin.close()
@@ -177,11 +181,17 @@ class Cluster:
         return TopicPartition(self.full(name), self.options.partition or 0)
 
     def _ask(self, what: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """A request; kafka-python's exceptions become ours."""
-        try:
-            return call(*args, **kwargs)
-        except Exception as error:
-            raise translate(error, f"{self.where}: {what}", self.notes) from error
+        """A request; kafka-python's exceptions become ours. A client that is only busy is asked again."""
+        deadline = time.monotonic() + _BUSY
+        while True:
+            try:
+                return call(*args, **kwargs)
+            except kafka_errors.NodeNotReadyError as error:
+                if self.notes.newest is not None or time.monotonic() > deadline:
+                    raise translate(error, f"{self.where}: {what}", self.notes) from error
+                threading.Event().wait(0.02)
+            except Exception as error:
+                raise translate(error, f"{self.where}: {what}", self.notes) from error
 
     # -- topics ----------------------------------------------------------------------------------------------------
 
@@ -295,14 +305,10 @@ class Cluster:
 
     def _make(self, full: str, config: Mapping[str, str]) -> None:
         new = {"num_partitions": 1, "replication_factor": self.options.replication_factor, "configs": dict(config)}
-        try:
-            self._admin.create_topics({full: new})
-            self._admin.wait_for_topics([full], timeout_ms=int(_SETTLE * 1000))
-        except kafka_errors.TopicAlreadyExistsError as error:
-            name = full.removeprefix(self.options.prefix)
-            raise TopicExistsError(f"{self.where}: topic {name!r} exists; delete it, or pass exist_ok") from error
-        except Exception as error:
-            raise translate(error, f"{self.where}: making topic {full!r}", self.notes) from error
+        name = full.removeprefix(self.options.prefix)
+        self._ask(f"making topic {name!r}", self._admin.create_topics, {full: new})
+        wait = {"timeout_ms": int(_SETTLE * 1000)}
+        self._ask(f"making topic {name!r}", self._admin.wait_for_topics, [full], **wait)
 
     def delete(self, name: str) -> None:
         """Delete a topic and wait until it is gone."""
@@ -396,7 +402,7 @@ class Cluster:
             }
             arguments = self.options.for_client("consumer", **ours)
             arguments["auto_offset_reset"] = "none"
-            self._reader = KafkaConsumer(**arguments)
+            self._reader = build(KafkaConsumer, arguments, self.where, self.notes)
         return self._reader
 
     # -- settings of topics ----------------------------------------------------------------------------------------
@@ -449,27 +455,17 @@ class Cluster:
         described = self.describe(spec.name)
         if not described["settings_kept"]:
             try:
-                self._make_settings()
+                self._make(SETTINGS, {"cleanup.policy": "compact"})
             except TopicExistsError:
                 pass  # somebody else was faster
         self._write_settings(self.full(spec.name), {"id": described["topic_id"], **_settings_of(spec)})
-
-    def _make_settings(self) -> None:
-        new = {"num_partitions": 1, "replication_factor": -1, "configs": {"cleanup.policy": "compact"}}
-        try:
-            self._admin.create_topics({SETTINGS: new})
-            self._admin.wait_for_topics([SETTINGS], timeout_ms=int(_SETTLE * 1000))
-        except kafka_errors.TopicAlreadyExistsError as error:
-            raise TopicExistsError(f"topic {SETTINGS!r} exists") from error
-        except Exception as error:
-            raise translate(error, f"{self.where}: making topic {SETTINGS!r}", self.notes) from error
 
     def _write_settings(self, key: str, entry: Mapping[str, Any] | None) -> None:
         from kafka import KafkaProducer  # rarely needed: a producer of its own, for one record
 
         ours: dict[str, Any] = {"client_id": "comux-settings", "kafka_client": watched(self.notes)}
+        producer = build(KafkaProducer, self.options.for_client("producer", **ours), self.where, self.notes)
         try:
-            producer = KafkaProducer(**self.options.for_client("producer", **ours))
             try:
                 value = None if entry is None else json.dumps(entry).encode()
                 producer.send(SETTINGS, value, key=key.encode(), partition=0).get(_SETTLE)

@@ -13,6 +13,7 @@ read for it by another client, at most twice a second.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,8 +26,11 @@ from comux.records import KEYFRAME, Record
 from .interface import Consumer, TopicSpec
 from .kafka_cluster import Cluster
 from .kafka_lane import Lane
+from .kafka_membership import KafkaMembership
 from .kafka_poller import Lifeline, Poller
 from .names import no_group
+
+_log = logging.getLogger("comux.transport")
 
 _FRESH_NS: Final = 500_000_000
 _ARRIVES: Final = 1.0  # seconds in which what is known to be there comes, where there is a connection
@@ -41,6 +45,7 @@ class KafkaConsumer(Consumer):
     Args:
         cluster: Of the connection.
         poller: Fills the lanes; they were given to it already.
+        member: Commits for a group.
         lanes: One per topic.
         specs: Of the topics.
         condition: The lanes' lock.
@@ -54,6 +59,7 @@ class KafkaConsumer(Consumer):
         self,
         cluster: Cluster,
         poller: Poller,
+        member: Poller | KafkaMembership,
         lanes: Sequence[Lane],
         specs: Mapping[str, TopicSpec],
         condition: threading.Condition,
@@ -67,6 +73,7 @@ class KafkaConsumer(Consumer):
         self.group = group
         self._cluster = cluster
         self._poller = poller
+        self._member = member
         self._lanes = {lane.name: lane for lane in lanes}
         self._order = list(lanes)
         self._specs = specs
@@ -93,7 +100,14 @@ class KafkaConsumer(Consumer):
                 return
             self._closed = True
             self._ready.notify_all()
-        self._poller.remove(self._order)  # commits what was acknowledged, where the group is left with it
+        if self.group is not None:
+            try:
+                self._member.commit(self._order, _COMMIT_TIMEOUT)
+            except ComuxError as error:
+                _log.warning("what was acknowledged last comes again: %s", error)
+        if isinstance(self._member, KafkaMembership):
+            self._member.detach(self._order)
+        self._poller.remove(self._order)
         with self._ready:
             for lane in self._order:
                 lane.close()
@@ -209,7 +223,7 @@ class KafkaConsumer(Consumer):
                 raise no_group(self.topics)
             for lane in self._order:
                 lane.ack_all()
-        self._poller.commit(self._order, _COMMIT_TIMEOUT)
+        self._member.commit(self._order, _COMMIT_TIMEOUT)
 
     def committed(self, topic: str | None = None) -> int | None:
         self._check_alive()

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -47,7 +48,8 @@ class Lane:
         account: The consumer's.
         position: Where reading begins.
         epoch: Newest epoch at the time of opening: where it ends, a lane that ``stops`` is at its end.
-        grouped: Belongs to a member of a group.
+        grouped: Belongs to a member of a group: what it hands out is acknowledged.
+        owned: Whether its partition is this process' already; else the group will tell.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Lane:
         *,
         stops: bool,
         grouped: bool,
+        owned: bool,
     ) -> None:
         self.state = state
         self.name = state.name
@@ -79,7 +82,7 @@ class Lane:
         self.nbytes = 0
         self.generation = 0
         self.sought = True  #: the position was asked for, and may lie beyond the end
-        self.owned = not grouped  #: whether the partition is assigned to this process
+        self.owned = owned  #: whether the partition is this process', now
         self.paused = False
         self.over = False  #: the end was reached and nothing came after it
         self.failure: ComuxError | None = None  #: for good
@@ -271,6 +274,13 @@ class Lane:
         done = next(iter(self.outstanding), self.position)
         if self.committed is None or done > self.committed:
             self.committed = self.commit_wanted = done
+
+    def want_commit_again(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """A commit failed. Called without the lock."""
+        offset = offsets.get(self.partition)
+        with self.condition:
+            if offset is not None and self.owned and (self.commit_wanted is None or self.commit_wanted < offset):
+                self.commit_wanted = offset
 
     def _give_back(self) -> None:
         if self.outstanding:

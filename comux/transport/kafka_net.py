@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
@@ -36,12 +36,14 @@ from comux.errors import (
     RecordTooLargeError,
     TlsError,
     TopicError,
+    TopicExistsError,
     UnknownTopicError,
     WaitTimeoutError,
 )
 
 from .address import redacted
 
+C = TypeVar("C")
 _TRIES: Final = 3
 _REFUSED_CREDENTIALS: Final = (
     kafka_errors.SaslAuthenticationFailedError,
@@ -72,6 +74,7 @@ class Notes:
         self._trouble: dict[Any, BaseException] = {}
         self._failures: dict[Any, int] = {}
         self.newest: BaseException | None = None  #: of any node, ever
+        self.client: KafkaNetClient | None = None  #: the newest that was made
 
     def failed(self, node: Any, error: BaseException) -> None:
         """A connection to ``node`` did not come about, or was lost."""
@@ -134,9 +137,28 @@ def watched(notes: Notes) -> Callable[..., KafkaNetClient]:
 
     def make(**configs: Any) -> KafkaNetClient:
         net = NetworkSelector(**configs)
-        return KafkaNetClient(net=net, manager=_Manager(net, notes, **configs))
+        notes.client = KafkaNetClient(net=net, manager=_Manager(net, notes, **configs))
+        return notes.client
 
     return make
+
+
+def build(make: Callable[..., C], arguments: Mapping[str, Any], what: str, notes: Notes) -> C:
+    """A consumer, producer or admin client; where it cannot be, its thread and connections end.
+
+    Raises:
+        ComuxError: why it cannot be.
+    """
+    try:
+        return make(**arguments)
+    except BaseException as error:
+        client = notes.client
+        if client is not None:  # kafka-python's constructors leave it running
+            client.close()
+            client._net.stop()
+        if not isinstance(error, Exception):
+            raise
+        raise translate(error, what, notes) from error
 
 
 def cluster_of(client: Any) -> Any:
@@ -219,6 +241,10 @@ _TABLE: Final[tuple[tuple[tuple[type[BaseException], ...], Callable[[str, BaseEx
     (
         (kafka_errors.UnknownTopicOrPartitionError, kafka_errors.UnknownTopicIdError),
         lambda what, error: UnknownTopicError(f"{what}: no such topic; create it, or start what publishes it"),
+    ),
+    (
+        (kafka_errors.TopicAlreadyExistsError,),
+        lambda what, error: TopicExistsError(f"{what}: it exists; delete it, or pass exist_ok"),
     ),
     (
         (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError),

@@ -39,7 +39,7 @@ from comux.errors import ClosedError, ComuxError, ConnectError, StaleLeaseError,
 
 from .kafka_cluster import Cluster
 from .kafka_lane import Lane
-from .kafka_net import Notes, cluster_of, translate, watched
+from .kafka_net import Notes, build, cluster_of, translate, watched
 from .pace import Budget
 
 _log = logging.getLogger("comux.transport")
@@ -51,7 +51,7 @@ _UNKNOWN_S: Final = 1.0
 _CLOSE_MS: Final = 5000
 _MAX_POLL_RECORDS: Final = 1000
 _REQUEST_MS: Final = 5000
-_LOST: Final = (kafka_errors.CommitFailedError, kafka_errors.IllegalGenerationError, kafka_errors.UnknownMemberIdError)
+LOST: Final = (kafka_errors.CommitFailedError, kafka_errors.IllegalGenerationError, kafka_errors.UnknownMemberIdError)
 
 
 class Lifeline:
@@ -127,10 +127,7 @@ class Poller:
         }
         arguments = options.for_client("consumer", **ours)
         arguments.update(group_id=self.group, enable_auto_commit=False, auto_offset_reset="none")
-        try:
-            return KafkaConsumer(**arguments)
-        except Exception as error:
-            raise translate(error, self._cluster.where, self._notes) from error
+        return build(KafkaConsumer, arguments, self._cluster.where, self._notes)
 
     # -- asked for by others ---------------------------------------------------------------------------------------
 
@@ -175,17 +172,17 @@ class Poller:
             StaleLeaseError: the partitions went to another member meanwhile; their records come again, there.
             WaitTimeoutError, ConnectError, ...: the cluster does not answer.
         """
-        wanted = {partition: offset for lane in lanes for partition, offset in _wanted(lane)}
+        wanted = wanted_of(lanes)
         if not wanted:
             return
         if self.ended:
             raise ClosedError("the group was left")
         try:
-            self._commit_now(wanted, timeout)
+            commit_now(self._consumer, wanted, timeout)
         except kafka_errors.KafkaError as error:
             self._want_again(wanted)
             where = f"{self._cluster.where}: group {self.group!r}"
-            if isinstance(error, _LOST):
+            if isinstance(error, LOST):
                 raise StaleLeaseError(
                     f"{where}: lost its partitions before the commit; their records come again"
                 ) from error
@@ -328,14 +325,9 @@ class Poller:
         if now < self._next_commit:
             return
         self._next_commit = now + _COMMIT_S
-        wanted = {partition: offset for lane in self._held if lane.owned for partition, offset in _wanted(lane)}
+        wanted = wanted_of(self._held)
         if wanted:
-            self._consumer.commit_async(_offsets(wanted), callback=self._committed)
-
-    def _commit_now(self, offsets: dict[TopicPartition, int], timeout: float) -> None:
-        """``KafkaConsumer.commit`` for any thread: on the client's I/O thread, and nothing that is ``poll``'s own."""
-        manager, coordinator = self._consumer._client._manager, self._consumer._coordinator
-        manager.run(coordinator._commit_offsets_sync_async, _offsets(offsets), timeout * 1000)
+            self._consumer.commit_async(as_offsets(wanted), callback=self._committed)
 
     def _committed(self, offsets: dict[TopicPartition, Any], result: Any) -> None:
         """The fate of a commit nobody waits for; one that failed is tried again with the next."""
@@ -344,12 +336,10 @@ class Poller:
             self._want_again({partition: committed.offset for partition, committed in offsets.items()})
 
     def _want_again(self, offsets: dict[TopicPartition, int]) -> None:
-        for partition, offset in offsets.items():
+        for partition in offsets:
             lane = self._lanes.get(partition)
             if lane is not None:
-                with lane.condition:
-                    if lane.owned and (lane.commit_wanted is None or lane.commit_wanted < offset):
-                        lane.commit_wanted = offset
+                lane.want_commit_again(offsets)
 
     # -- looking after the lanes -----------------------------------------------------------------------------------
 
@@ -483,9 +473,9 @@ class Poller:
             lanes = list(self._lanes.values())
         try:
             if self.group is not None:
-                wanted = {partition: offset for lane in self._held for partition, offset in _wanted(lane)}
+                wanted = wanted_of(self._held)
                 if wanted:
-                    self._commit_now(wanted, _CLOSE_MS / 1000)
+                    commit_now(self._consumer, wanted, _CLOSE_MS / 1000)
         except kafka_errors.KafkaError as error:
             _log.warning(
                 "%s: group %s: the last commit failed, records come again: %s", self._cluster.where, self.group, error
@@ -498,13 +488,24 @@ class Poller:
             lane.fail(ClosedError(f"consumer of topic {lane.name!r}: its connection is closed; open a new one"))
 
 
-def _wanted(lane: Lane) -> list[tuple[TopicPartition, int]]:
-    with lane.condition:
-        wanted, lane.commit_wanted = lane.commit_wanted, None
-    return [] if wanted is None else [(lane.partition, wanted)]
+def wanted_of(lanes: Iterable[Lane]) -> dict[TopicPartition, int]:
+    """What the lanes want committed; they want it no longer."""
+    out: dict[TopicPartition, int] = {}
+    for lane in lanes:
+        with lane.condition:
+            wanted, lane.commit_wanted = lane.commit_wanted, None
+        if wanted is not None and lane.owned:
+            out[lane.partition] = wanted
+    return out
 
 
-def _offsets(offsets: dict[TopicPartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
+def commit_now(consumer: KafkaConsumer, offsets: dict[TopicPartition, int], timeout: float) -> None:
+    """``KafkaConsumer.commit`` for any thread: on the client's I/O thread, and nothing that is ``poll``'s own."""
+    manager, coordinator = consumer._client._manager, consumer._coordinator
+    manager.run(coordinator._commit_offsets_sync_async, as_offsets(offsets), timeout * 1000)
+
+
+def as_offsets(offsets: dict[TopicPartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
     return {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
 
 

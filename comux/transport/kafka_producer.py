@@ -42,7 +42,7 @@ from comux.records import Headers, check_headers
 
 from .interface import Claim, Producer, SendFuture, TopicSpec, dtype_of
 from .kafka_cluster import Cluster, TopicState
-from .kafka_net import Notes, translate, watched
+from .kafka_net import Notes, build, translate, watched
 from .kafka_poller import Lifeline
 from .kafka_wire import END, MS, End, encode, size_of
 from .memory_handles import claim_size
@@ -140,10 +140,7 @@ class Outlet:
         arguments = options.for_client("producer", **ours)
         self.max_request_size = int(arguments["max_request_size"])
         self.compressed = arguments.get("compression_type") is not None
-        try:
-            self.client = Client(**arguments)
-        except Exception as error:
-            raise translate(error, cluster.where, self.notes) from error
+        self.client = build(Client, arguments, cluster.where, self.notes)
 
     def reserve(self, nbytes: int, timeout: float | None, what: str, check: Callable[[], None]) -> None:
         """Wait until ``nbytes`` more may be under way.

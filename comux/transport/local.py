@@ -41,6 +41,7 @@ from .names import check_consumer, check_spec, unknown_topic
 
 CAPABILITIES = Capabilities(
     record_sharing=True,
+    topic_sharing=False,
     views=True,
     observer_without_reading=True,
     counted_end=True,

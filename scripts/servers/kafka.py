@@ -26,7 +26,7 @@ _CLIENT_TIMEOUT = 5.0
 _SASL = "org.apache.kafka.common.security"
 
 # What is the same for every broker. Few partitions of Kafka's own topics: each costs files and start-up time.
-_COMMON = {
+COMMON = {
     "process.roles": "broker,controller",
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
@@ -78,7 +78,7 @@ class Kafka:
             "users": {user: secrets.token_hex(12) for user in _USERS} if self.secured else {},
             "processes": {},
         }
-        common = {**_COMMON, **self._cluster(controllers)}
+        common = {**COMMON, **cluster_settings(controllers)}
         if self.secured:
             common |= _security(entry["users"]) | _certificates(folder)
             entry["ca_file"] = str(folder / "ca.pem")
@@ -105,20 +105,6 @@ class Kafka:
                 "command": [java, *options, "kafka.Kafka", str(config)],
             }
         return entry
-
-    def _cluster(self, controllers: list[str]) -> dict[str, str]:
-        copies = str(self.brokers)
-        in_sync = str(self.brokers // 2 + 1)
-        return {
-            "controller.quorum.voters": ",".join(f"{node}@{each}" for node, each in enumerate(controllers, 1)),
-            "default.replication.factor": copies,
-            "min.insync.replicas": in_sync,
-            "offsets.topic.replication.factor": copies,
-            "transaction.state.log.replication.factor": copies,
-            "transaction.state.log.min.isr": in_sync,
-            "share.coordinator.state.topic.replication.factor": copies,
-            "share.coordinator.state.topic.min.isr": in_sync,
-        }
 
     def round_trip(self, entry: Entry, names: list[str]) -> None:
         """Create a topic on all brokers that run, send a record, read it back in a group, remove topic and group."""
@@ -162,6 +148,21 @@ class Kafka:
             record = next(consumer, None)
             if record is None or record.value != token.encode():
                 raise NotReady(f"a record sent to {topic} did not come back within {_CLIENT_TIMEOUT:.0f} s")
+
+
+def cluster_settings(controllers: list[str]) -> dict[str, str]:
+    """Who the controllers are, by node id from 1 on, and how many copies there are of everything: all, one for each."""
+    copies, in_sync = str(len(controllers)), str(len(controllers) // 2 + 1)
+    return {
+        "controller.quorum.voters": ",".join(f"{node}@{each}" for node, each in enumerate(controllers, 1)),
+        "default.replication.factor": copies,
+        "min.insync.replicas": in_sync,
+        "offsets.topic.replication.factor": copies,
+        "transaction.state.log.replication.factor": copies,
+        "transaction.state.log.min.isr": in_sync,
+        "share.coordinator.state.topic.replication.factor": copies,
+        "share.coordinator.state.topic.min.isr": in_sync,
+    }
 
 
 def _format(java: list[str], config: Path, cluster_id: str, users: dict[str, str]) -> None:

@@ -17,7 +17,9 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,21 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "services"
 FIXTURES = {"kafka", "own_kafka", "kafka3", "services"}
 _STATE = "COMUX_TEST_SERVICES_STATE"
 _OWNER = "COMUX_TEST_SERVICES_OWNER"
+_RUN = pytest.StashKey[Path]()
 _EXTERNAL = "KAFKA_BOOTSTRAP_SERVERS"
 _REQUIRED = "COMUX_REQUIRE_SERVICES"
 _MISSING_TOOL = 3
 _SKIPPED = "no server: "
+
+
+def until(condition: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
+    """Wait until ``condition`` gives something true, and give it back."""
+    deadline = time.monotonic() + timeout
+    pause = threading.Event()
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {what}"
+        pause.wait(0.02)
+    return found
 
 
 class Services:
@@ -121,6 +134,14 @@ class OwnKafkaCluster(KafkaCluster):
     def pid(self, broker: str) -> int:
         return int(self._services.entry(self._server)["processes"][broker]["pid"])
 
+    def status(self) -> dict[str, bool]:
+        """Which brokers run."""
+        done = self._services.run("status", "--format", "json")
+        told = json.loads(done.stdout)["servers"][self._server]["processes"]
+        running = {name: bool(process["running"]) for name, process in told.items()}
+        assert done.returncode == (0 if all(running.values()) else 1)
+        return running
+
     def kill(self, *brokers: str) -> None:
         """SIGKILL brokers (all, if none is named). Returns when they have ended; their data stay."""
         self._services.do("kill", *(brokers or [self._server]))
@@ -174,13 +195,15 @@ def _is_worker(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     if not _is_worker(config):
         name = f"comux-services-{os.getpid()}-{secrets.token_hex(4)}"
-        os.environ[_STATE] = str(Path(tempfile.gettempdir()) / name)
+        config.stash[_RUN] = Path(tempfile.gettempdir()) / name
+        os.environ[_STATE] = str(config.stash[_RUN])
         os.environ[_OWNER] = str(os.getpid())
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if not _is_worker(config) and Path(os.environ[_STATE]).is_dir():
-        done = Services(Path(os.environ[_STATE])).run("down", "--patience", "0")
+    state = config.stash.get(_RUN, None)
+    if state is not None and state.is_dir():
+        done = Services(state).run("down", "--patience", "0")
         if done.returncode != 0:
             print(done.stderr, file=sys.stderr)
 
@@ -192,8 +215,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.services)
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The last word of a run in which tests were skipped for want of a server."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: Any) -> Iterator[None]:
+    """The last word of a run, after all other summaries, where tests were skipped for want of a server."""
+    yield
     reasons: dict[str, int] = {}
     for report in terminalreporter.stats.get("skipped", []):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""

@@ -26,6 +26,7 @@ from comux.errors import ComuxError
 from comux.lifecycle import child_environment, python_command
 
 _END: Final = 10.0
+_WARM_UP: Final = 1.0
 _STEP: Final = 0.2  # seconds a batch is waited for at most
 
 
@@ -33,7 +34,7 @@ class Child:
     """A process of this module, from its parent's side. A context manager.
 
     Args:
-        role: ``cameras``, ``loop`` or ``member``.
+        role: Name of one of the functions below: ``cameras``, ``loop``, ``reader``, ``member``, ``fleet``.
         what: Its arguments, JSON-ready.
     """
 
@@ -183,77 +184,153 @@ def loop(
     address: str,
     cam_ids: list[str],
     seconds: float,
-    warm_up: float,
     settings: Mapping[str, Any],
     results_bytes: int | None,
 ) -> None:
     """The user's loop over so many cameras, doing nothing with the arrays but sending results.
 
-    After ``warm_up`` seconds with a picture of every camera it is measured for ``seconds``: CPU time of the process,
-    packets, batches, items, memory before the cameras and with them. Says one object.
+    When every camera has shown a picture and ``_WARM_UP`` seconds have passed it says ``begun`` and is measured for
+    ``seconds``: CPU time of the process, packets, batches, items, memory before the cameras and with them.
     """
-    import numpy  # noqa: F401 - not part of what a camera costs
-
-    import comux.multiplexer.shared  # noqa: F401 - likewise: codecs and conversion are loaded
+    import comux.decoders.video
+    import comux.multiplexer.shared  # noqa: F401 - both are loaded: no part of what a camera costs
     from comux import Comux
 
-    empty = anonymous_bytes()
-    opened = time.monotonic()
+    empty, opened = anonymous_bytes(), time.monotonic()
     result = {} if results_bytes is None else {"result": b"x" * results_bytes}
-    batches = items = sent = 0
-    with Comux(cam_ids, address=address, **settings) as manager:
-
-        def turn() -> None:
-            nonlocal batches, items, sent
-            batch = manager.get_batch(timeout=_STEP)
-            batches += 1
-            for item in batch:
-                if item.array is None:
-                    continue
-                items += 1
-                if results_bytes is not None:
-                    manager.send(item, result)
-                    sent += 1
-
-        seen: set[str] = set()
-        while len(seen) < len(cam_ids) and not stop.is_set():
-            seen.update(str(item.cam_id) for item in manager.get_batch(timeout=_STEP) if item.array is not None)
+    with Comux(cam_ids, address=address, strict_on_fail=False, **settings) as manager:
+        counts = _Counts()
+        while len(counts.seen) < len(cam_ids) and not stop.is_set():
+            counts.turn(manager, None)
         open_s = time.monotonic() - opened
-        until = time.monotonic() + warm_up
+        until = time.monotonic() + _WARM_UP
         while time.monotonic() < until and not stop.is_set():
-            turn()
-        batches = items = sent = 0
-        before, cpu, begun = received(manager), time.process_time(), time.monotonic()
-        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+            counts.turn(manager, result if results_bytes is not None else None)
+        counts = _Counts()
+        say("begun")
+        books, cpu, begun = manager.accounts(), time.process_time(), time.monotonic()
         while time.monotonic() < begun + seconds and not stop.is_set():
-            turn()
-        cpu, wall, packets = time.process_time() - cpu, time.monotonic() - begun, received(manager) - before
+            counts.turn(manager, result if results_bytes is not None else None)
+        cpu, wall, ended = time.process_time() - cpu, time.monotonic() - begun, manager.accounts()
         said = {
             "cameras": len(cam_ids),
             "open_s": open_s,
             "seconds": wall,
             "cpu_s": cpu,
-            "packets": packets,
-            "batches": batches,
-            "items": items,
-            "sent": sent,
-            "switches": resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - switches,
+            "packets": _received(ended) - _received(books),
+            "batches": counts.batches,
+            "items": counts.items,
             "empty_bytes": empty,
             "bytes": anonymous_bytes(),
-            "dropped": {cam: account["dropped"] for cam, account in manager.accounts().items()} if False else None,
         }
     say(said)
 
 
-def received(manager: Any) -> int:
-    """Packets that all sources have received."""
-    return sum(account.received for account in manager.accounts().values())
+class _Counts:
+    """What a loop was given."""
+
+    def __init__(self) -> None:
+        self.batches = self.items = 0
+        self.seen: set[str] = set()
+
+    def turn(self, manager: Any, result: Mapping[str, Any] | None) -> None:
+        """One batch; with a result for each picture of it where there is one."""
+        batch = manager.get_batch(timeout=_STEP)
+        self.batches += 1
+        for item in batch:
+            if item.array is not None:
+                self.items += 1
+                self.seen.add(str(item.cam_id))
+                if result is not None:
+                    manager.send(item, result)
+
+
+def _received(accounts: Mapping[Any, Any]) -> int:
+    return sum(account.received for account in accounts.values())
+
+
+def reader(stop: threading.Event, *, address: str, topics: list[str], seconds: float) -> None:
+    """Poll packets off topics and do nothing with them: what the engine alone costs, by records and by bytes."""
+    from comux.transport import connect
+
+    with connect(address) as broker, broker.consumer(topics, on_end="wait") as consumer:
+        until = time.monotonic() + _WARM_UP
+        while time.monotonic() < until and not stop.is_set():
+            consumer.poll(_STEP, 100)
+        say("begun")
+        packets = size = 0
+        cpu, begun = time.process_time(), time.monotonic()
+        while time.monotonic() < begun + seconds and not stop.is_set():
+            for record in consumer.poll(_STEP, 100):
+                packets += 1
+                size += len(record.value)
+        say(
+            {
+                "cpu_s": time.process_time() - cpu,
+                "seconds": time.monotonic() - begun,
+                "packets": packets,
+                "value_bytes": size,
+            }
+        )
+
+
+def member(stop: threading.Event, *, address: str, group: str, topics: str) -> None:
+    """A member of a group that reads nothing: says which topics it has whenever that changes, and when (monotonic).
+
+    At the end: the CPU time it took since its first assignment, and for how long.
+    """
+    from comux.transport import connect
+
+    mine: set[str] = set()
+    since: list[float] = []
+
+    def assigned(names: frozenset[str]) -> None:
+        mine.update(names)
+        if not since:
+            since.extend((time.process_time(), time.monotonic()))
+        say({"at": time.monotonic(), "topics": sorted(mine)})
+
+    def revoked(names: frozenset[str], lost: bool) -> None:
+        mine.difference_update(names)
+        say({"at": time.monotonic(), "topics": sorted(mine)})
+
+    with connect(address) as broker:
+        membership = broker.membership(group, topics, on_assigned=assigned, on_revoked=revoked)
+        try:
+            stop.wait()
+            cpu, at = time.process_time(), time.monotonic()
+        finally:
+            membership.close()
+    if since:
+        say({"cpu_s": cpu - since[0], "seconds": at - since[1]})
+
+
+def fleet(stop: threading.Event, *, address: str, group: str, topics: str) -> None:
+    """A process of a fleet: says when (monotonic) it shows the first picture of a camera that became its own."""
+    from comux import Comux
+
+    shown: set[str] = set()
+    with Comux(share=group, topics=topics, address=address) as manager:
+        manager.events.listen(
+            lambda event: shown.discard(str(event.source)) if event.kind in ("fleet.revoked", "fleet.lost") else None
+        )
+        while not stop.is_set():
+            for item in manager.get_batch(timeout=_STEP):
+                if item.array is not None and str(item.cam_id) not in shown:
+                    shown.add(str(item.cam_id))
+                    say({"cam": str(item.cam_id), "at": time.monotonic()})
 
 
 def main() -> int:
     """Read what to do, do it until the standard input ends."""
     what = json.loads(sys.stdin.readline())
-    roles: dict[str, Callable[..., None]] = {"cameras": cameras, "loop": loop}
+    roles: dict[str, Callable[..., None]] = {
+        "cameras": cameras,
+        "loop": loop,
+        "reader": reader,
+        "member": member,
+        "fleet": fleet,
+    }
     stop = threading.Event()
 
     def watch() -> None:

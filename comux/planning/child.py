@@ -9,6 +9,7 @@ A process of its own, so that its CPU time and its memory are those of what is m
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -57,47 +58,62 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    def said(self) -> Iterator[Any]:
+        """What it says, until it has ended."""
+        for line in self._out:
+            yield json.loads(line)
+
     def hear(self) -> Any:
         """The next thing it says; waits.
 
         Raises:
             ComuxError: it failed, in its own words.
         """
-        line = self._out.readline()
-        if not line:
+        said = next(self.said(), None)
+        if said is None:
             code = self._process.wait(_END)
             raise ComuxError(f"measuring: the {self._role} process ended with code {code} before it was done")
-        said = json.loads(line)
         if isinstance(said, dict) and "error" in said:
             raise ComuxError(f"measuring: the {self._role} process failed: {said['error']}")
         return said
+
+    def ask(self) -> None:
+        """Ask it to end; does not wait."""
+        with contextlib.suppress(BrokenPipeError):
+            self._in.close()
 
     def kill(self) -> None:
         """SIGKILL it; returns when it has ended."""
         self._process.kill()
         self._process.wait()
 
-    def finish(self) -> list[Any]:
-        """Ask it to end; everything it still had to say."""
-        self._in.close()
-        said = [json.loads(line) for line in self._out]
-        self._process.wait(_END)
-        return said
-
-    def __enter__(self) -> Child:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        if not self._in.closed:
-            try:
-                self._in.close()
-            except BrokenPipeError:
-                pass
+    def close(self) -> None:
+        """Ask it to end, wait, kill it where it does not; close its pipes."""
+        self.ask()
         try:
             self._process.wait(_END)
         except subprocess.TimeoutExpired:
             self.kill()
         self._out.close()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def removed_topics(address: str) -> Iterator[None]:
+    """Delete every topic at ``address``, a namespace of our own, at the end."""
+    try:
+        yield
+    finally:
+        from comux.transport import connect
+
+        with connect(address) as broker:
+            for topic in broker.topics():
+                broker.delete_topic(topic, force=True)
 
 
 # -- the child's side ----------------------------------------------------------------------------------------------
@@ -198,7 +214,10 @@ def loop(
 
     empty, opened = anonymous_bytes(), time.monotonic()
     result = {} if results_bytes is None else {"result": b"x" * results_bytes}
-    with Comux(cam_ids, address=address, strict_on_fail=False, **settings) as manager:
+    manager = Comux(cam_ids, address=address, strict_on_fail=False, **settings)
+    if results_bytes is not None:
+        manager.setup_producer()  # the results' topics are made before the loop turns
+    with manager:
         counts = _Counts()
         while len(counts.seen) < len(cam_ids) and not stop.is_set():
             counts.turn(manager, None)
@@ -252,24 +271,27 @@ def _received(accounts: Mapping[Any, Any]) -> int:
 def reader(stop: threading.Event, *, address: str, topics: list[str], seconds: float) -> None:
     """Poll packets off topics and do nothing with them: what the engine alone costs, by records and by bytes."""
     from comux.transport import connect
+    from comux.transport.kafka_wire import size_of
 
     with connect(address) as broker, broker.consumer(topics, on_end="wait") as consumer:
         until = time.monotonic() + _WARM_UP
         while time.monotonic() < until and not stop.is_set():
             consumer.poll(_STEP, 100)
         say("begun")
-        packets = size = 0
+        packets = size = wire = 0
         cpu, begun = time.process_time(), time.monotonic()
         while time.monotonic() < begun + seconds and not stop.is_set():
             for record in consumer.poll(_STEP, 100):
                 packets += 1
                 size += len(record.value)
+                wire += size_of(record.value, record.key, [(name, content or b"") for name, content in record.headers])
         say(
             {
                 "cpu_s": time.process_time() - cpu,
                 "seconds": time.monotonic() - begun,
                 "packets": packets,
                 "value_bytes": size,
+                "wire_bytes": wire,
             }
         )
 

@@ -6,7 +6,7 @@ has CABAC and the deblocking filter, no B-frames, a keyframe a second; grain mak
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from comux.decoders.encode import EncodedPacket, VideoEncoder
 from comux.feeds.scene import Scene
 
 _GRAIN: Final = 6  # of 255, peak
+_RICH: Final = 0.12  # bits per pixel from which a clip is one of many bits
 _PRESETS: Final = {"h264": {"preset": "veryfast"}, "hevc": {"preset": "veryfast"}}
 
 
@@ -25,7 +26,7 @@ def make_clip(codec: str, width: int, height: int, *, fps: int, frames: int, bit
         width, height: In pixels, even, at least 64x48.
         fps: Frames per second.
         frames: How many.
-        bitrate: Bits per second aimed at; a codec without rate control (``mjpeg``) makes what it makes.
+        bitrate: Bits per second aimed at; ``mjpeg`` has no rate control, only a good and a poor quality.
 
     Raises:
         UnknownCodecError, ConfigError: as ``VideoEncoder``.
@@ -34,10 +35,10 @@ def make_clip(codec: str, width: int, height: int, *, fps: int, frames: int, bit
     random = np.random.default_rng(1)
     grain = [random.integers(0, _GRAIN + 1, (height, width), np.uint8) for _ in range(5)]
     packets: list[EncodedPacket] = []
-    aimed = None if codec == "mjpeg" else bitrate
-    with VideoEncoder(
-        codec, width, height, fps=fps, gop=fps, bframes=0, bitrate=aimed, options=_PRESETS.get(codec)
-    ) as encoder:
+    settings: dict[str, Any] = {"bitrate": bitrate, "options": _PRESETS.get(codec)}
+    if codec == "mjpeg":
+        settings = {"crf": 3 if bitrate / fps > _RICH * width * height else 12}
+    with VideoEncoder(codec, width, height, fps=fps, gop=fps, bframes=0, **settings) as encoder:
         for number in range(frames):
             picture = scene.picture(number).copy()
             picture[:height] += grain[number % len(grain)]  # the scene's luma ends at 235

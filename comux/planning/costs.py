@@ -40,6 +40,7 @@ class EngineCosts:
         packet_s: A packet, from the topic to the decoder and into the store.
         megabyte_s: A megabyte of packets.
         item_s: A picture handed over in a batch.
+        batch_s: A batch, however many pictures are in it.
         send_s: A result sent.
         process_bytes: Memory of a process, its cameras left out.
         source_bytes: Memory of a camera, its pictures left out.
@@ -49,6 +50,7 @@ class EngineCosts:
     packet_s: float
     megabyte_s: float
     item_s: float
+    batch_s: float
     send_s: float
     process_bytes: float
     source_bytes: float
@@ -60,6 +62,7 @@ class BrokerCosts:
     """What one broker pays.
 
     Attributes:
+        idle: Cores of a broker whose clients do nothing.
         append_s: A record taken in; records of cameras are batches of one, as they come.
         append_megabyte_s: A megabyte taken in.
         read_s: A record read by one reader.
@@ -68,6 +71,7 @@ class BrokerCosts:
         create_s: Wall seconds until a new topic can be used.
     """
 
+    idle: float
     append_s: float
     append_megabyte_s: float
     read_s: float
@@ -83,16 +87,18 @@ class GroupCosts:
     Attributes:
         join_s: Wall seconds from a process' joining until it has its topics, ...
         join_topic_s: ... and per topic of the group.
-        dead_s: Wall seconds from a process' death until another has its topics, ...
+        dead_s: Wall seconds from a process' death until others have its topics, ...
         dead_topic_s: ... and per topic of the group.
-        member_topic_s: CPU per second of a member, per topic of the group.
+        member: Cores of a member.
+        metadata_topic_s: A topic of the cluster, each time a member looks what topics there are.
     """
 
     join_s: float
     join_topic_s: float
     dead_s: float
     dead_topic_s: float
-    member_topic_s: float
+    member: float
+    metadata_topic_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +143,10 @@ MEASURED: Final = Costs(
     convert_megapixel_s=3.0e-4,
     picture_bytes={"freshest": 14.0, "every_frame": 16.0},
     record_bytes=230.0,
-    shm=EngineCosts(3.0e-4, 1.0e-3, 1.0e-4, 1.0e-4, 40e6, 1.2e6, 0.02),
-    kafka=EngineCosts(4.0e-4, 3.0e-3, 1.0e-4, 2.0e-4, 45e6, 1.6e6, 0.3),
-    broker=BrokerCosts(1.0e-4, 2.0e-3, 1.0e-4, 2.0e-3, 50e3, 0.05),
-    group=GroupCosts(1.0, 2.0e-3, 11.0, 2.0e-3, 1.0e-5),
+    shm=EngineCosts(2.0e-4, 1.0e-5, 5.0e-5, 1.0e-3, 1.0e-4, 40e6, 1.2e6, 0.02),
+    kafka=EngineCosts(3.0e-4, 3.0e-3, 5.0e-5, 1.0e-3, 2.0e-4, 45e6, 1.6e6, 0.3),
+    broker=BrokerCosts(0.06, 1.0e-4, 2.0e-3, 1.0e-4, 2.0e-3, 50e3, 0.05),
+    group=GroupCosts(2.3, 0.0, 10.1, 0.0, 0.01, 3.0e-4),
 )
 
 

@@ -33,6 +33,9 @@ RETAINED_BYTES: Final = 64 << 20  #: ``SourceOptions.retain_bytes``
 QUEUE_BYTES: Final = 16 << 20  #: ``SourceOptions.queue_bytes``, and the Kafka engine's
 STORE_BYTES: Final = 64 << 20  #: ``SourceOptions.store_bytes``
 STORE_PICTURES: Final = 64
+BATCHES: Final = 20.0  #: a second, of a process whose cameras are not in step: a batch waits 50 ms at most
+METADATA_S: Final = 3.0  #: comux' ``metadata_max_age_ms`` of members
+METADATA_CORES: Final = 0.1
 _RESULT_EXTRA: Final = 120  # bytes of the headers comux-types and comux-source
 
 
@@ -64,6 +67,7 @@ class Needs:
     Attributes:
         cpu: Cores by what they are for.
         python: Cores of these that hold the interpreter's lock.
+        processes: That share the cameras.
         camera_bytes: Memory of a camera.
         camera_bytes_most: With every limit of its settings full.
         shared_bytes: Shared memory of a camera's local topics.
@@ -74,6 +78,7 @@ class Needs:
 
     cpu: Mapping[str, float]
     python: float
+    processes: int
     camera_bytes: float
     camera_bytes_most: float
     shared_bytes: float
@@ -126,8 +131,12 @@ class Plan:
         return next(figure.value for figure in self.figures if figure.name == name)
 
 
-def needs_of(demand: Demand, costs: Costs) -> Needs:
+def needs_of(demand: Demand, costs: Costs, processes: int | None = None) -> Needs:
     """What the cameras need, without safety.
+
+    Args:
+        demand, costs: What is asked for, and what things cost.
+        processes: That share the cameras; ``None``: as many as one lock each asks for.
 
     Raises:
         ConfigError: the codec was not measured.
@@ -147,14 +156,20 @@ def needs_of(demand: Demand, costs: Costs) -> Needs:
         * (demand.fps * (codec.packet_s + codec.megapixel_s * demand.megapixels) + megabytes * codec.megabyte_s),
         "conversion": n * demand.delivered * demand.megapixels * costs.convert_megapixel_s,
         "packets": n * (demand.fps * engine.packet_s + megabytes * engine.megabyte_s),
-        "batches": n * demand.delivered * engine.item_s,
+        "items": n * demand.delivered * engine.item_s,
         "results": n * demand.sends * (engine.send_s + result / 1e6 * engine.megabyte_s),
     }
-    python = n * demand.fps * codec.packet_s + cpu["packets"] + cpu["batches"] + cpu["results"]
+    python = n * demand.fps * codec.packet_s + cpu["packets"] + cpu["items"] + cpu["results"]
+    batches = engine.batch_s * min(max(demand.delivered, BATCHES), n * demand.delivered)  # cores of one process
+    if processes is None:
+        processes = max(1, math.ceil(demand.safety * python / max(0.1, 1 - demand.safety * batches)))
+    cpu["batches"] = processes * batches
+    python += cpu["batches"]
     sent_bytes = n * demand.sends * result
     return Needs(
         cpu=cpu,
         python=python,
+        processes=processes,
         camera_bytes=_camera_bytes(demand, costs),
         camera_bytes_most=_camera_bytes_most(demand, costs),
         shared_bytes=_shared_bytes(demand),
@@ -196,8 +211,9 @@ def plan(demand: Demand, costs: Costs) -> Plan:
     safe, n = demand.safety, demand.cameras
     on_kafka = demand.engine == "kafka"
     topics = n * (1 if demand.results_bytes is None else 2)
-    processes = max(1, math.ceil(safe * needs.python))
-    member = topics * costs.group.member_topic_s if on_kafka else 0.0
+    processes = needs.processes
+    looks_s = metadata_s(topics, costs)
+    member = costs.group.member + topics * costs.group.metadata_topic_s / looks_s if on_kafka else 0.0
     engine = costs.engine(demand.engine)
     memory = n * (needs.camera_bytes + needs.shared_bytes) + processes * engine.process_bytes
     load = {
@@ -224,6 +240,14 @@ def plan(demand: Demand, costs: Costs) -> Plan:
     return out
 
 
+def metadata_s(topics: int, costs: Costs) -> float:
+    """How often a member of a share group should look what topics there are (``metadata_max_age_ms``), in seconds.
+
+    Comux' own setting, unless that costs a process more than ``METADATA_CORES``: each look is at every topic.
+    """
+    return max(METADATA_S, topics * costs.group.metadata_topic_s / METADATA_CORES)
+
+
 def _broker_load(demand: Demand, costs: Costs, needs: Needs, topics: int) -> dict[str, float]:
     """Brokers needed, by resource, safety included, none of them missing."""
     copies, taken = demand.replication, needs.in_bytes + needs.out_bytes
@@ -243,7 +267,7 @@ def broker_cores(demand: Demand, costs: Costs, needs: Needs) -> float:
     append = needs.records_in * cost.append_s + taken / 1e6 * cost.append_megabyte_s
     copied = needs.records_in * cost.read_s + taken / 1e6 * cost.read_megabyte_s
     read = needs.records_read * cost.read_s + needs.read_bytes / 1e6 * cost.read_megabyte_s
-    return append * copies + copied * (copies - 1) + read
+    return append * copies + copied * (copies - 1) + read  # each broker's own idle time comes on top
 
 
 def _brokers(demand: Demand, load: Mapping[str, float]) -> tuple[int, str]:
@@ -267,12 +291,13 @@ def _decoding(demand: Demand, costs: Costs, needs: Needs, out: Plan, member: flo
         "decoding": f"every packet: {size} at {demand.fps:g} fps, {needs.cpu['decoding'] / n / demand.fps * 1e3:.2f} ms",
         "conversion": f"{demand.delivered:g} arrays a second of each camera",
         "packets": f"every packet from {demand.engine} to the decoder and into the store",
-        "batches": f"{demand.delivered:g} items a second of each camera; your own work with them is not in it",
+        "items": f"{demand.delivered:g} a second of each camera; your own work with them is not in it",
+        "batches": f"{max(demand.delivered, BATCHES):g} a second of each process",
         "results": "nothing is sent" if demand.results_bytes is None else f"{demand.sends:g} a second of each camera",
     }
     figures = [Figure("decoding", name, value, what, basis[name]) for name, value in needs.cpu.items()]
     if member:
-        text = f"{out.processes} members, each with the cluster's list of topics in hand"
+        text = f"{out.processes} members of the share group; each looks at the cluster's list of topics"
         figures.append(Figure("decoding", "membership", out.processes * member, what, text))
     total = sum(figure.value for figure in figures)
     each = total / n * demand.safety
@@ -354,7 +379,7 @@ def _cluster(demand: Demand, costs: Costs, needs: Needs, out: Plan, topics: int)
         Figure(
             where,
             "cores of a broker",
-            broker_cores(demand, costs, needs) / left,
+            broker_cores(demand, costs, needs) / left + costs.broker.idle,
             "cores",
             f"a copy taken to cost a send and a read; {missing}",
         ),
@@ -375,8 +400,11 @@ def _fleet(demand: Demand, costs: Costs, out: Plan, topics: int) -> list[Figure]
     join = group.join_s + group.join_topic_s * demand.cameras
     dead = group.dead_s + group.dead_topic_s * demand.cameras
     text = f"{each:.0f} cameras opened one after another"
+    looks_s = metadata_s(topics, costs)
+    how = "comux' own" if looks_s == METADATA_S else f"metadata_max_age_ms={1000 * looks_s:.0f} of each member, or {topics} topics cost it too much"
     return [
         Figure("fleet", "members", out.processes, "", "processes of one share group"),
+        Figure("fleet", "a new camera is seen after", looks_s, "s", how),
         Figure("fleet", "a process joins", join + opening, "s", f"until its last camera shows pictures: {text}"),
         Figure("fleet", "a process dies", dead + opening, "s", f"likewise elsewhere: session time-out of 10 s, {text}"),
     ]

@@ -1,6 +1,7 @@
 """Ending a program from outside: its pid file, and asking, waiting, killing; and how children of ours are started.
 
-Lives here: ``write_pid_file``, ``terminate``, ``stop_on_signals``, ``StopEvent``; ``python_command``, ``child_environment``.
+Lives here: ``write_pid_file``, ``terminate``, ``stop_on_signals``, ``StopEvent``; ``python_command``,
+``child_environment``.
 May import: ``errors`` and the standard library.
 Must never know: what the program does.
 

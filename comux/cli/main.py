@@ -182,16 +182,50 @@ def plan(
     retention: Annotated[str, typer.Option(metavar="TIME", help="How long records are kept, as in 1h.")] = "1h",
     safety: Annotated[float, typer.Option(metavar="X", help="Needs are multiplied by this.")] = 1.5,
     measured: Annotated[Path | None, typer.Option(metavar="FILE", help="Costs measured on your machine.")] = None,
-    format: Annotated[str, typer.Option("--format", metavar="table|json", help="How the plan is printed.")] = "table",
+    format: Annotated[str, typer.Option("--format", metavar="table|json", help="How it is printed.")] = "table",
+    measure: Annotated[bool, typer.Option("--measure", help="Measure the costs on this machine: minutes.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Measure, run eight cameras, compare with the plan.")] = False,
+    kafka: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Of a cluster, for --measure and --check.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.2, metavar="S", help="Of each run that is measured.")] = 3.0,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Of runs; medians count.")] = 3,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where measured costs go.")
+    ] = None,
 ) -> None:
     """How many cores, machines, brokers and bytes so many cameras need, and which is short first.
 
     Each figure says what it stands on. docs/explanation/scaling.md has worked examples.
     """
-    words = {name: value for name, value in locals().items() if name not in ("measured", "format")}
-    from comux.cli.plan import run_plan
+    from comux.cli.plan import run_measure, run_plan
 
-    words["results_bytes"] = None if results_bytes == -1 else results_bytes
+    if measure or check:
+        code = run_measure(
+            codec, check=check, kafka=kafka, seconds=seconds, rounds=rounds, output=output, format=format
+        )
+        raise typer.Exit(code)
+    words: dict[str, Any] = {
+        "cameras": cameras,
+        "size": size,
+        "fps": fps,
+        "bitrate": bitrate,
+        "codec": codec,
+        "rate": rate,
+        "mode": mode,
+        "engine": engine,
+        "results_bytes": None if results_bytes == -1 else results_bytes,
+        "readers": readers,
+        "cores": cores,
+        "memory": memory,
+        "network": network,
+        "brokers": brokers,
+        "broker_cores": broker_cores,
+        "broker_network": broker_network,
+        "replication": replication,
+        "retention": retention,
+        "safety": safety,
+    }
     raise typer.Exit(run_plan(words, measured=measured, format=format))
 
 

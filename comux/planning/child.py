@@ -27,7 +27,6 @@ from comux.errors import ComuxError
 from comux.lifecycle import child_environment, python_command
 
 _END: Final = 10.0
-_WARM_UP: Final = 1.0
 _STEP: Final = 0.2  # seconds a batch is waited for at most
 
 
@@ -132,66 +131,65 @@ def anonymous_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def cameras(stop: threading.Event, *, address: str, topics: list[str], clip: str, fps: float) -> None:
+def cameras(
+    stop: threading.Event, *, address: str, topics: list[str], clip: str, fps: float, apart: bool = False
+) -> None:
     """Publish one file, looped, on every topic, until told to stop; a thread for each.
 
-    Says ``ready`` when each topic has its first packet, and at the end what was published.
+    Says ``ready`` when each topic has its first packet, and at the end what was published since.
+
+    Args:
+        address, topics, clip: Where, and what.
+        fps: Of each, whatever the file has.
+        apart: Each with a connection of its own, as cameras have; else one for all, which costs less.
     """
     from comux.feeds import FeedPacket, open_feed, publish, topic_spec
-    from comux.transport import connect
+    from comux.transport import Broker, connect
 
     started = threading.Semaphore(0)
-    packets = [0] * len(topics)
-    sizes = [0] * len(topics)
+    packets, sizes = [0] * len(topics), [0] * len(topics)
     failed: list[ComuxError] = []
 
-    with connect(address) as broker:
+    def run(number: int, broker: Broker) -> None:
+        def count(packet: FeedPacket) -> None:
+            packets[number] += 1
+            sizes[number] += len(packet.data)
+            if packets[number] == 1:
+                started.release()
+
+        stop.wait(number / len(topics) / fps)  # cameras are not in step
+        try:
+            publish(clip, broker, topics[number], pace=fps, loop=True, stop=stop, end=False, on_packet=count)
+        except ComuxError as error:
+            failed.append(error)
+            stop.set()
+
+    with contextlib.ExitStack() as stack:
+        brokers = [stack.enter_context(connect(address)) for _ in (topics if apart else topics[:1])]
         for topic in topics:
             spec = topic_spec(open_feed(clip, loop=True), topic)
-            if not broker.capabilities.gating:
+            if not brokers[0].capabilities.gating:
                 spec = replace(spec, policy="wait")  # the engine drops by age and size, whoever is behind
-            broker.create_topic(spec)
-
-        def run(number: int) -> None:
-            def count(packet: FeedPacket) -> None:
-                packets[number] += 1
-                sizes[number] += len(packet.data)
-                if packets[number] == 1:
-                    started.release()
-
-            stop.wait(number / len(topics) / fps)  # cameras are not in step
-            try:
-                publish(
-                    clip,
-                    broker,
-                    topics[number],
-                    pace=fps,
-                    loop=True,
-                    stop=stop,
-                    end=False,
-                    on_packet=count,
-                    create_topic=False,
-                )
-            except ComuxError as error:
-                failed.append(error)
-                stop.set()
-
-        threads = [threading.Thread(target=run, args=(number,)) for number in range(len(topics))]
+            brokers[0].create_topic(spec)
+        threads = [
+            threading.Thread(target=run, args=(number, brokers[number % len(brokers)])) for number in range(len(topics))
+        ]
         for thread in threads:
             thread.start()
         for _ in topics:
             while not started.acquire(timeout=_STEP) and not stop.is_set():
                 pass
-        begun_cpu, begun = time.process_time(), time.monotonic()
+        cpu, begun, before = time.process_time(), time.monotonic(), (sum(packets), sum(sizes))
         if not failed:
             say("ready")
         stop.wait()
-        cpu, seconds = time.process_time() - begun_cpu, time.monotonic() - begun
+        cpu, wall = time.process_time() - cpu, time.monotonic() - begun
+        after = sum(packets), sum(sizes)
         for thread in threads:
             thread.join()
     if failed:
         raise failed[0]
-    say({"packets": sum(packets), "bytes": sum(sizes), "cpu_s": cpu, "seconds": seconds})
+    say({"packets": after[0] - before[0], "bytes": after[1] - before[1], "cpu_s": cpu, "seconds": wall})
 
 
 def loop(
@@ -200,12 +198,13 @@ def loop(
     address: str,
     cam_ids: list[str],
     seconds: float,
+    warm_up: float,
     settings: Mapping[str, Any],
     results_bytes: int | None,
 ) -> None:
     """The user's loop over so many cameras, doing nothing with the arrays but sending results.
 
-    When every camera has shown a picture and ``_WARM_UP`` seconds have passed it says ``begun`` and is measured for
+    When every camera has shown a picture and ``warm_up`` seconds have passed it says ``begun`` and is measured for
     ``seconds``: CPU time of the process, packets, batches, items, memory before the cameras and with them.
     """
     import comux.decoders.video
@@ -222,7 +221,7 @@ def loop(
         while len(counts.seen) < len(cam_ids) and not stop.is_set():
             counts.turn(manager, None)
         open_s = time.monotonic() - opened
-        until = time.monotonic() + _WARM_UP
+        until = time.monotonic() + warm_up
         while time.monotonic() < until and not stop.is_set():
             counts.turn(manager, result if results_bytes is not None else None)
         counts = _Counts()
@@ -268,13 +267,13 @@ def _received(accounts: Mapping[Any, Any]) -> int:
     return sum(account.received for account in accounts.values())
 
 
-def reader(stop: threading.Event, *, address: str, topics: list[str], seconds: float) -> None:
+def reader(stop: threading.Event, *, address: str, topics: list[str], seconds: float, warm_up: float) -> None:
     """Poll packets off topics and do nothing with them: what the engine alone costs, by records and by bytes."""
     from comux.transport import connect
     from comux.transport.kafka_wire import size_of
 
     with connect(address) as broker, broker.consumer(topics, on_end="wait") as consumer:
-        until = time.monotonic() + _WARM_UP
+        until = time.monotonic() + warm_up
         while time.monotonic() < until and not stop.is_set():
             consumer.poll(_STEP, 100)
         say("begun")

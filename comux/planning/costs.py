@@ -67,6 +67,8 @@ class BrokerCosts:
         append_megabyte_s: A megabyte taken in.
         read_s: A record read by one reader.
         read_megabyte_s: A megabyte read by one reader.
+        copy_s: A record for each further copy, of all brokers together.
+        copy_megabyte_s: A megabyte likewise.
         partition_bytes: Memory of a partition.
         create_s: Wall seconds until a new topic can be used.
     """
@@ -76,6 +78,8 @@ class BrokerCosts:
     append_megabyte_s: float
     read_s: float
     read_megabyte_s: float
+    copy_s: float
+    copy_megabyte_s: float
     partition_bytes: float
     create_s: float
 
@@ -145,7 +149,7 @@ MEASURED: Final = Costs(
     record_bytes=230.0,
     shm=EngineCosts(2.0e-4, 1.0e-5, 5.0e-5, 1.0e-3, 1.0e-4, 40e6, 1.2e6, 0.02),
     kafka=EngineCosts(3.0e-4, 3.0e-3, 5.0e-5, 1.0e-3, 2.0e-4, 45e6, 1.6e6, 0.3),
-    broker=BrokerCosts(0.06, 1.0e-4, 2.0e-3, 1.0e-4, 2.0e-3, 50e3, 0.05),
+    broker=BrokerCosts(0.06, 1.2e-4, 2.6e-3, 8.0e-5, 2.3e-3, 5e-5, 3e-3, 50e3, 0.04),
     group=GroupCosts(2.3, 0.0, 10.1, 0.0, 0.01, 3.0e-4),
 )
 

@@ -23,7 +23,9 @@ METADATA_S: Final = 3.0  #: a member of ``Broker.membership`` looks for new topi
 _SETTLES: Final = 90.0  # seconds in which a group settles, at most
 
 
-def measure_group(address: str, tell: Callable[[str], None], sizes: Sequence[int] = TOPICS, members: int = 3) -> list[Any]:
+def measure_group(
+    address: str, tell: Callable[[str], None], sizes: Sequence[int] = TOPICS, members: int = 3
+) -> list[Any]:
     """For each number of topics: a group of so many members is joined by one more, then one of them is killed.
 
     Returns:
@@ -40,7 +42,9 @@ def measure_group(address: str, tell: Callable[[str], None], sizes: Sequence[int
                 for name in sorted(names):
                     broker.create_topic(TopicSpec(name))
             create_s = (time.monotonic() - begun) / topics
-            out.append({"topics": topics, "members": members, "create_s": create_s, **_one_group(address, names, members)})
+            out.append(
+                {"topics": topics, "members": members, "create_s": create_s, **_one_group(address, names, members)}
+            )
     return out
 
 

@@ -20,7 +20,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +31,7 @@ from comux.decoders.containers import write_video
 
 from .child import Child, removed_topics
 from .clips import make_clip
-from .costs import BrokerCosts, CodecCosts, EngineCosts
+from .costs import MEASURED, BrokerCosts, CodecCosts, EngineCosts
 from .decoding import FPS, POINTS, fit_codec, fit_conversion, fit_error, least_squares, measure_decoding
 from .groups import group_costs, measure_group
 from .server import Server
@@ -75,12 +75,14 @@ class Effort:
 
     Attributes:
         seconds: Of each run of a loop.
+        warm_up: Seconds before each.
         rounds: Of everything.
         points: Clips that codecs are measured with.
         cameras: Of a loop, many and few.
     """
 
     seconds: float = 3.0
+    warm_up: float = 1.0
     rounds: int = 3
     points: Sequence[tuple[int, int, int]] = POINTS
     cameras: tuple[int, int] = (MANY, FEW)
@@ -120,9 +122,9 @@ def measure(
         "costs": costs,
     }
     tiny = decode.get("h264") or measure_h264(effort, tell)
-    engines = {"shm": f"shm://comux-plan-{os.getpid()}-{secrets.token_hex(3)}"}
+    engines = {"shm": engine_address(None)}
     if cluster is not None:
-        engines["kafka"] = f"{cluster}{'&' if '?' in cluster else '?'}prefix=comux-plan-{secrets.token_hex(4)}."
+        engines["kafka"] = engine_address(cluster)
     with tempfile.TemporaryDirectory(prefix="comux-plan-") as folder:
         runs = _rounds(engines, Clips(Path(folder)), effort, tell)
     for engine, each in runs.items():
@@ -134,9 +136,15 @@ def measure(
         costs["group"] = asdict(group_costs(found["group"]))
         read = runs["kafka"]["read"]
         costs["record_bytes"] = (read["wire_bytes"] - read["value_bytes"]) / read["packets"]
-        if "unread" in runs["kafka"]:
+        if "served_few" in runs["kafka"]:
             costs["broker"] = asdict(broker_costs(runs["kafka"], found["group"][0]["create_s"]))
     return found
+
+
+def engine_address(cluster: str | None) -> str:
+    """A namespace of our own, in shared memory or on a cluster."""
+    name = f"comux-plan-{os.getpid()}-{secrets.token_hex(3)}"
+    return f"shm://{name}" if cluster is None else f"{cluster}{'&' if '?' in cluster else '?'}prefix={name}."
 
 
 def measure_h264(effort: Effort, tell: Tell) -> CodecCosts:
@@ -172,11 +180,14 @@ def _rounds(engines: Mapping[str, str], clips: Clips, effort: Effort, tell: Tell
         "read": {"clip": clips.file(*_TINY), "cameras": few, "role": "reader"},
         "read_rich": {"clip": clips.file(*_RICH), "cameras": few, "role": "reader"},
     }
-    unread: dict[str, dict[str, Any]] = {
-        "read_many": {"clip": clips.file(*_TINY), "cameras": 2 * many, "role": "reader"},
-        "unread": {"clip": clips.file(*_TINY), "cameras": few, "role": None},
-        "unread_many": {"clip": clips.file(*_TINY), "cameras": 2 * many, "role": None},
-        "unread_rich": {"clip": clips.file(*_RICH), "cameras": few, "role": None},
+    served: dict[str, dict[str, Any]] = {
+        f"served_{kind}{reads}": {"clip": clip, "cameras": cameras, "role": role, "apart": True}
+        for reads, role in (("", None), ("_read", "reader"))
+        for kind, clip, cameras in (
+            ("few", clips.file(*_TINY), few),
+            ("many", clips.file(*_TINY), many),
+            ("rich", clips.file(*_RICH), few),
+        )
     }
     pictures: dict[str, dict[str, Any]] = {
         mode: {"clip": clips.file(*_LARGER), "cameras": few, "settings": {"mode": mode}}
@@ -186,9 +197,11 @@ def _rounds(engines: Mapping[str, str], clips: Clips, effort: Effort, tell: Tell
     for number in range(effort.rounds):
         for engine, address in engines.items():
             tell(f"{engine}: loops, round {number + 1} of {effort.rounds}")
-            more = pictures if engine == "shm" else {} if Server.at(address) is None else unread
+            more = pictures if engine == "shm" else {} if Server.at(address) is None else served
             for kind, what in {**kinds, **more}.items():
-                runs[engine].setdefault(kind, []).append(run_loop(address, seconds=effort.seconds, **what))
+                runs[engine].setdefault(kind, []).append(
+                    run_loop(address, seconds=effort.seconds, warm_up=effort.warm_up, **what)
+                )
     return {engine: {kind: medians(each) for kind, each in kinds.items()} for engine, kinds in runs.items()}
 
 
@@ -197,8 +210,8 @@ def medians(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     out = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     for name in ("cpu_s", "broker_cpu_s"):
         if name in out:
-            out[name.replace("_s", "_least_s")] = min(run[name] for run in runs)
-            out[name.replace("_s", "_most_s")] = max(run[name] for run in runs)
+            out[name.removesuffix("_s") + "_least_s"] = min(run[name] for run in runs)
+            out[name.removesuffix("_s") + "_most_s"] = max(run[name] for run in runs)
     return out
 
 
@@ -208,10 +221,12 @@ def run_loop(
     clip: str,
     cameras: int,
     seconds: float,
+    warm_up: float = 1.0,
     fps: float = FPS,
     settings: Mapping[str, Any] | None = None,
     results_bytes: int | None = None,
     role: str | None = "loop",
+    apart: bool = False,
 ) -> dict[str, float]:
     """One run: cameras in one process, the loop (or a ``reader``, or nobody) in another; the topics deleted afterwards.
 
@@ -221,15 +236,16 @@ def run_loop(
     """
     ids = [f"cam{number}" for number in range(cameras)]
     topics = [f"raw_{cam_id}" for cam_id in ids]
-    what: dict[str, Any] = {"address": address, "seconds": seconds}
+    what: dict[str, Any] = {"address": address, "seconds": seconds, "warm_up": warm_up}
     if role == "loop":
         what |= {"cam_ids": ids, "settings": settings or {}, "results_bytes": results_bytes}
     else:
         what["topics"] = topics
     server = Server.at(address)
-    with removed_topics(address), Child("cameras", address=address, topics=topics, clip=clip, fps=fps) as feed:
+    feeding = {"address": address, "topics": topics, "clip": clip, "fps": fps, "apart": apart}
+    with removed_topics(address), Child("cameras", **feeding) as feed:
         feed.hear()
-        with Child(role, **what) if role else nullcontext() as reading:
+        with Child(role, **what) if role is not None else nullcontext() as reading:
             if reading is not None:
                 reading.hear()
             before = 0.0 if server is None else server.cpu_s()
@@ -239,9 +255,8 @@ def run_loop(
             if server is not None:
                 said["broker_cpu_s"] = server.cpu_s() - before
         feed.ask()
-        published = feed.hear()
-    said |= {f"feed_{name}": value for name, value in published.items()}
-    return said
+        told = feed.hear()
+    return said | {f"feed_{name}": value for name, value in told.items()}
 
 
 def engine_costs(runs: Mapping[str, Mapping[str, float]], codec: CodecCosts) -> EngineCosts:
@@ -274,13 +289,21 @@ def engine_costs(runs: Mapping[str, Mapping[str, float]], codec: CodecCosts) -> 
 def broker_costs(runs: Mapping[str, Mapping[str, float]], create_s: float) -> BrokerCosts:
     """What the broker's CPU time in runs with and without readers says; of a broker on this machine."""
     rows, values = [], []
-    for kind in ("unread", "unread_many", "unread_rich", "read", "read_many", "read_rich"):
-        run = runs[kind]
+    for run in (run for kind, run in runs.items() if kind.startswith("served_")):
         records, size = (run[f"feed_{name}"] / run["feed_seconds"] * run["seconds"] for name in ("packets", "bytes"))
         read = (run["packets"], run["wire_bytes"] / 1e6) if "packets" in run else (0.0, 0.0)
         rows.append([run["seconds"], records, size / 1e6, *read])
         values.append(run["broker_cpu_s"])
-    return BrokerCosts(*least_squares(np.array(rows), np.array(values)), partition_bytes=0.0, create_s=create_s)
+    idle, append_s, append_megabyte_s, read_s, read_megabyte_s = least_squares(np.array(rows), np.array(values))
+    return replace(
+        MEASURED.broker,  # copies and partitions: benchmarks/scaling/measure.py
+        idle=idle,
+        append_s=append_s,
+        append_megabyte_s=append_megabyte_s,
+        read_s=read_s,
+        read_megabyte_s=read_megabyte_s,
+        create_s=create_s,
+    )
 
 
 def picture_bytes(runs: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

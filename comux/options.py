@@ -312,7 +312,9 @@ class SourceOptions(BaseModel):
         produce_address: Engine of ``produce_topic``; ``None``: the manager's.
         client_options: Passed to the engine's consumer (Kafka's client options); the user's always win.
         group: Gating consumer group; ``None``: lossy.
-        durable: The group keeps its place without a living member.
+        durable: The group keeps its place without a living member, and a packet is acknowledged only when the loop has
+            asked for the batch after its own and every ``send`` of it was acknowledged: what the loop was busy with
+            when it died comes again.
         start: Where reading begins without a committed position, see ``transport.Start`` (an ``int`` is an offset, a
             ``float`` a Unix time).
         on_end: ``"wait"`` for the next life of the stream (cameras), or ``"stop"`` (files).

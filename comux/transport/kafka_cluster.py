@@ -32,6 +32,7 @@ from kafka.structs import OffsetAndMetadata
 
 from comux.errors import (
     BrokerTooOldError,
+    ClosedError,
     ComuxError,
     ConfigError,
     TopicBusyError,
@@ -42,7 +43,7 @@ from comux.records import Record
 
 from .interface import GroupInfo, TopicInfo, TopicSpec, dtype_of
 from .kafka_failures import Notes, translate
-from .kafka_net import build
+from .kafka_net import build, position_of
 from .kafka_options import KafkaOptions
 from .kafka_settings import parse_settings, settings_of, spec_from
 from .kafka_wire import End, decode
@@ -56,6 +57,7 @@ OLDEST_BROKER: Final = (0, 11)
 _BUSY: Final = 2.0  # seconds in which a client that has too much under way may have it answered
 _SETTLE: Final = 10.0  # seconds after which a topic that was made or deleted is seen to be
 _READ_TIMEOUT: Final = 10.0
+_ANSWER_OVERHEAD: Final = 4096  # of an answer that holds one batch
 _MIN_SEGMENT: Final = 1 << 20  # Kafka's own minimum
 _NO_OFFSET: Final = -1
 
@@ -103,12 +105,13 @@ class TopicState:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A topic as the cluster has it now; ``next_epoch`` is that of a producer opened now."""
+    """A topic as the cluster has it now; ``next_epoch`` is that of a producer opened now, ``topic_id`` is Kafka's."""
 
     spec: TopicSpec
     log_start: int
     high_water: int
     newest: Record | End | None
+    topic_id: str | None
 
     @property
     def epoch(self) -> int:
@@ -150,8 +153,7 @@ class Cluster:
         self._closed = False
         ours: dict[str, Any] = {
             "client_id": "comux",
-            "max_in_flight_requests_per_connection": 100,  # any thread may ask
-            "reconnect_backoff_max_ms": 1000,
+            "max_in_flight_requests_per_connection": 100,  # any thread may ask; with more under way it refuses
         }
         self._admin = build(KafkaAdminClient, options.for_client("admin", **ours), where, self.notes)
         version = self._admin._manager.broker_version
@@ -161,13 +163,13 @@ class Cluster:
             raise BrokerTooOldError(f"{where}: the broker is Kafka {shown}, comux needs 0.11 (headers) or newer")
 
     def close(self) -> None:
-        """Close the clients. Idempotent."""
+        """Close the clients; whoever waits for an answer is told. Idempotent."""
         self._closed = True
-        with self._reader_lock:
+        self._admin.close()
+        with self._reader_lock:  # whoever reads sees the flag soon
             reader, self._reader = self._reader, None
             if reader is not None:
                 reader.close(autocommit=False)
-        self._admin.close()
 
     # -- names -----------------------------------------------------------------------------------------------------
 
@@ -178,6 +180,10 @@ class Cluster:
     def partition(self, name: str) -> TopicPartition:
         """The partition of our topic ``name`` that is read and written."""
         return TopicPartition(self.full(name), self.options.partition or 0)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"{self.where}: the connection is closed; connect again")
 
     def _ask(self, what: str, call: Callable[..., T], *args: Any, right: str = "", **kwargs: Any) -> T:
         """A request; kafka-python's exceptions become ours. A client that is only busy is asked again.
@@ -193,6 +199,7 @@ class Cluster:
                     raise translate(error, f"{self.where}: {what}", self.notes) from error
                 threading.Event().wait(0.02)
             except Exception as error:
+                self._check_open()  # it failed because of that
                 raise translate(error, f"{self.where}: {what}", self.notes, right=right) from error
 
     # -- topics ----------------------------------------------------------------------------------------------------
@@ -249,7 +256,8 @@ class Cluster:
             if start < end and newest is None:
                 found = self.read(name, max(start, end - reach), end, spec)
                 newest = found[-1] if found else None
-        return Facts(spec, start, end, newest)
+        topic_id = described.get("topic_id")
+        return Facts(spec, start, end, newest, None if topic_id is None else str(topic_id))
 
     def offsets(self, name: str) -> tuple[int, int]:
         """Log start and high-water mark, from the cluster."""
@@ -351,6 +359,21 @@ class Cluster:
             "the broker's message.max.bytes"
         )
 
+    def check_answers(self, name: str) -> None:
+        """Make sure that the largest record a topic takes can be received.
+
+        Raises:
+            ConfigError: names both limits, and the value to set.
+        """
+        largest, whose = self.limit(name)
+        size, option = self.options.largest_answer()
+        needed = largest + _ANSWER_OVERHEAD
+        if needed > size:
+            raise ConfigError(
+                f"{self.where}: topic {name!r} takes records of {largest} bytes ({whose}), and this client no answer "
+                f"of more than {size} ({option}): set {option} to at least {needed}, or make the topic's limit smaller"
+            )
+
     # -- single records --------------------------------------------------------------------------------------------
 
     def read(
@@ -372,13 +395,14 @@ class Cluster:
         partition = self.partition(name)
         dtype, size = dtype_of(spec), 0
         out: list[Record | End] = []
-        deadline = time.monotonic() + _READ_TIMEOUT
         with self._reader_lock:
+            deadline = time.monotonic() + _READ_TIMEOUT
             try:
                 reader = self._open_reader()
                 reader.assign([partition])
                 reader.seek(partition, first)
-                while (reader.position(partition) or 0) < end:
+                while (position_of(reader, partition) or 0) < end:
+                    self._check_open()
                     if time.monotonic() > deadline:
                         raise kafka_errors.KafkaTimeoutError(f"{len(out)} records of [{first}, {end}) came in time")
                     for message in reader.poll(timeout_ms=200).get(partition, ()):
@@ -403,6 +427,7 @@ class Cluster:
             ours: dict[str, Any] = {
                 "client_id": "comux-reader",
                 "fetch_max_wait_ms": 10,  # what is read is there
+                "retry_backoff_ms": 5,  # so long poll sleeps where it does not know the topic yet
                 "enable_incremental_fetch_sessions": False,  # another partition each time
                 "auto_offset_reset": "none",
                 "enable_auto_commit": False,
@@ -441,13 +466,14 @@ class Cluster:
             return self._settings
 
     def _apply_settings(self, partition: TopicPartition, end: int) -> None:
-        deadline = time.monotonic() + _READ_TIMEOUT
         with self._reader_lock:
+            deadline = time.monotonic() + _READ_TIMEOUT
             reader = self._open_reader()
             start = self._admin.list_partition_offsets({partition: OffsetSpec.EARLIEST})[partition].offset
             reader.assign([partition])
             reader.seek(partition, max(start, self._settings_next))
-            while (reader.position(partition) or 0) < end:
+            while (position_of(reader, partition) or 0) < end:
+                self._check_open()
                 if time.monotonic() > deadline:
                     raise kafka_errors.KafkaTimeoutError(f"topic {SETTINGS} could not be read up to {end}")
                 for message in reader.poll(timeout_ms=200).get(partition, ()):

@@ -42,7 +42,7 @@ from .interface import Membership, OnAssigned, OnRevoked
 from .kafka_cluster import SETTINGS, Cluster
 from .kafka_failures import Notes, translate
 from .kafka_lane import Lane
-from .kafka_net import build
+from .kafka_net import build, keep_joining
 from .kafka_poller import LOST, Lifeline, as_offsets, commit_now, wanted_of
 
 _log = logging.getLogger("comux.transport")
@@ -192,6 +192,7 @@ class KafkaMembership(Membership):
         try:
             while not self._closed.is_set():
                 try:
+                    keep_joining(self._consumer)
                     self._consumer.poll(timeout_ms=_POLL_MS)
                     self._failure = None
                     if time.monotonic() >= next_commit:

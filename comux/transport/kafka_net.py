@@ -17,7 +17,9 @@ at the first request after it where it wants credentials. Which of the two it wa
 
 from __future__ import annotations
 
+import functools
 import logging
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -25,6 +27,7 @@ from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaTCPTransport
 
 from comux.redaction import redacted
 
@@ -33,6 +36,7 @@ from .kafka_failures import HungUp, Notes, Trouble, opening_failure
 C = TypeVar("C")
 
 _LEAST_TRY_MS: Final = 1000
+_RECEIVE: Final = 64 << 10  # larger ones are mapped anew for each call
 
 
 class _NoSecrets(logging.Filter):
@@ -122,6 +126,8 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
     async def _build_transport(self, *args: Any, **kwargs: Any) -> Any:
         transport = await super()._build_transport(*args, **kwargs)
         receive = transport._sock_recv
+        if type(transport) is KafkaTCPTransport:
+            receive = functools.partial(_receive, transport._sock)
 
         def receive_before_the_end() -> tuple[bytes, BaseException | None]:
             """kafka-python throws away what came together with the end of a connection: refusals, above all. The end
@@ -150,6 +156,25 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
             found = self.cluster.broker_metadata(node_id)
             _Place(self._notes, node_id, f"{found.host}:{found.port}", bootstrap=bootstrap).watch(connection)
         return connection
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, BaseException | None]:
+    """What has arrived, and whether the connection ended: in place of a transport's ``_sock_recv``.
+
+    That takes 4 kB at a time and gives up the interpreter for each of them, and waits for it again.
+    """
+    parts: list[bytes] = []
+    error: BaseException | None = None
+    try:
+        while not parts or len(parts[-1]) == _RECEIVE:
+            parts.append(sock.recv(_RECEIVE))
+        if not parts[-1]:
+            error = kafka_errors.KafkaConnectionError("socket disconnected")
+    except (BlockingIOError, InterruptedError):
+        pass
+    except OSError as failure:
+        error = kafka_errors.KafkaConnectionError(failure)
+    return b"".join(parts), error
 
 
 def build(make: Callable[..., C], arguments: Mapping[str, Any], what: str, notes: Notes) -> C:
@@ -185,3 +210,20 @@ def build(make: Callable[..., C], arguments: Mapping[str, Any], what: str, notes
 def cluster_of(client: Any) -> Any:
     """What a consumer, producer or admin client knows of the cluster: topics, leaders."""
     return (client._client if hasattr(client, "_client") else client._sender._client)._manager.cluster
+
+
+def keep_joining(consumer: Any) -> None:
+    """Call before ``poll`` of a member of a group: its join, if one is under way, will be seen to the end.
+
+    A member that rejoins because topics changed, and whose ``poll`` times out meanwhile, would forget the join
+    (kafka-python 3.0.12): it would have no partitions, send no heartbeats, and be thrown out without noticing.
+    """
+    coordinator = consumer._coordinator
+    if coordinator.rejoining:
+        coordinator.request_rejoin()
+
+
+def position_of(consumer: Any, partition: Any) -> int | None:
+    """Where a ``KafkaConsumer`` stands, without asking anybody."""
+    state = consumer._subscription.assignment.get(partition)
+    return None if state is None or state.position is None else int(state.position.offset)

@@ -133,14 +133,22 @@ def _life(services: Services, *, outages: int, before: float, gone: float, after
             loop.until(_all("ended"), "every camera's end", 60)
             loop.flush()
             watch.stop()
-            accounts, status = cameras.accounts(), cameras.status()
-        most = TURN + SLACK + 2 * watch.late  # a machine that has no time for us is not the broker's fault
-        assert loop.longest < most, f"a batch took {loop.longest:.2f} s of {TURN}; {watch.late:.2f} s late: the machine"
-        for cam, books in accounts.items():
-            assert len(there.plain(f"raw_{cam}")) == records[str(cam)] + 1  # the end of the stream is a record on Kafka
-            assert (books.received, books.delivered) == (records[str(cam)], loop.delivered[str(cam)])
-            assert (books.absorbed, dict(books.dropped), books.held_total) == (0, {}, 0)
-        _check_results(there, loop, status["results"])
+            _check(there, loop, watch, records)
+            own_kafka.kill()
+            begin = time.monotonic()
+            cameras.close()
+            assert time.monotonic() - begin < 10, "closing waited for a broker that is dead"
+
+
+def _check(there: Room, loop: Loop, watch: Watch, records: dict[str, int]) -> None:
+    """What holds after the run: no turn that waited for the network, nothing retained that was not delivered."""
+    most = TURN + SLACK + 2 * watch.late  # a machine that has no time for us is not the broker's fault
+    assert loop.longest < most, f"a batch took {loop.longest:.2f} s of {TURN}; {watch.late:.2f} s late: the machine"
+    for cam, books in loop.cameras.accounts().items():
+        assert len(there.plain(f"raw_{cam}")) == records[str(cam)] + 1  # the end of the stream is a record on Kafka
+        assert (books.received, books.delivered) == (records[str(cam)], loop.delivered[str(cam)])
+        assert (books.absorbed, dict(books.dropped), books.held_total) == (0, {}, 0)
+    _check_results(there, loop, loop.cameras.status()["results"])
 
 
 def _outage(own_kafka: OwnKafkaCluster, loop: Loop, gone: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -181,6 +183,46 @@ def _check_results(there: Room, loop: Loop, books: dict[str, Any]) -> None:
 
 def test_eight_cameras_outlive_a_broker_that_comes_late_dies_and_comes_back(services: Services) -> None:
     _life(services, outages=1, before=2.0, gone=0.0, after=1.0)
+
+
+@pytest.mark.torture
+def test_a_broker_that_hangs_is_seen_to_be_gone_and_comes_back(own_kafka: OwnKafkaCluster) -> None:
+    """Its connections stand and nothing is answered: requests time out, the loop and everything else does not."""
+    (broker,) = own_kafka.brokers
+    with room(own_kafka.bootstrap) as there:
+        feeds = [there.feed(_camera(number), f"raw_cam{number}") for number in range(4)]
+        until(lambda: len(there.broker.topics()) == 4, "the feeds' topics")
+        client = {"request_timeout_ms": 4000}
+        cams = [f"cam{number}" for number in range(4)]
+        with Comux(
+            cams,
+            address=there.address,
+            client_options=client,
+            mode="every_frame",
+            start="beginning",
+            max_in_flight=4000,
+        ) as cameras:
+            loop, watch = Loop(cameras), Watch(cameras)
+            loop.until(_all("fresh", "no_new_frame"), "all cameras run", 60)
+            os.kill(own_kafka.pid(broker), signal.SIGSTOP)
+            loop.until(_all("reconnecting"), "all say reconnecting", 30)
+            begin = time.monotonic()
+            cameras.status()
+            assert time.monotonic() - begin < SLACK + watch.late
+            loop.for_seconds(5)
+            os.kill(own_kafka.pid(broker), signal.SIGCONT)
+            loop.until(_all("fresh", "no_new_frame"), "all cameras are back", 60)
+            for feed in feeds:
+                feed.stop.set()
+            records = {f"cam{number}": feed.join().records for number, feed in enumerate(feeds)}
+            loop.until(_all("ended"), "every camera's end", 60)
+            loop.flush()
+            watch.stop()
+            _check(there, loop, watch, records)
+            os.kill(own_kafka.pid(broker), signal.SIGSTOP)
+            begin = time.monotonic()
+            cameras.close()
+            assert time.monotonic() - begin < 15, "closing waited for a broker that hangs"
 
 
 @pytest.mark.torture

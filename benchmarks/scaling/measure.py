@@ -34,7 +34,6 @@ from comux.planning.costs import from_dict
 from comux.planning.decoding import FPS
 from comux.planning.groups import METADATA_S, Members
 from comux.planning.measure import FEW, Clips, Effort, engine_address, measure, medians, run_loop
-from comux.planning.needs import broker_cores, needs_of
 from comux.planning.server import Server
 
 SERVICES = Path(__file__).resolve().parents[2] / "scripts" / "services"

@@ -195,7 +195,7 @@ def fleet(address: str, clips: Clips) -> dict[str, Any]:
             if not changed.wait_for(
                 lambda: len(together()) == cameras and all(len(cams) == fair for cams in shown.values()), 120
             ):
-                raise SystemExit("the fleet did not share the cameras out within 120 s")
+                raise SystemExit(f"the fleet did not share the cameras out within 120 s: {shown}")
             first_s = max(at for cams in shown.values() for at in cams.values()) - begun
             victim, orphans = "process 0", set(shown["process 0"])
             killed = time.monotonic()

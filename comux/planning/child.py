@@ -338,20 +338,27 @@ def fleet(stop: threading.Event, *, address: str, group: str, topics: str) -> No
     """
     from comux import Comux
 
+    mine: set[str] = set()  # a picture may still come of a camera that has gone
     shown: set[str] = set()
 
     def listen(event: Any) -> None:
-        if event.kind in ("fleet.revoked", "fleet.lost"):
-            shown.discard(str(event.source))
-            say({"gone": str(event.source)})
+        cam = str(event.source)
+        if event.kind == "fleet.assigned":
+            mine.add(cam)
+        elif event.kind in ("fleet.revoked", "fleet.lost"):
+            mine.discard(cam)
+            shown.discard(cam)
+            say({"gone": cam})
 
-    with Comux(share=group, topics=topics, address=address) as manager:
-        manager.events.listen(listen)
+    manager = Comux(share=group, topics=topics, address=address)
+    manager.events.listen(listen)
+    with manager:
         while not stop.is_set():
             for item in manager.get_batch(timeout=_STEP):
-                if item.array is not None and str(item.cam_id) not in shown:
-                    shown.add(str(item.cam_id))
-                    say({"cam": str(item.cam_id), "at": time.monotonic()})
+                cam = str(item.cam_id)
+                if item.array is not None and cam in mine and cam not in shown:
+                    shown.add(cam)
+                    say({"cam": cam, "at": time.monotonic()})
 
 
 def main() -> int:

@@ -24,8 +24,13 @@ dev:
 	@scripts/setup-venv $(PYTHON) $(VENV) requirements-dev.txt
 	@touch $(VENV)/.dev
 
-demo: setup  ## four synthetic cameras, decoded, looked at, results re-emitted; pass options: make demo ARGS="--seconds 10"
+demo: setup  ## four synthetic cameras, decoded, looked at, results re-emitted; make demo ENGINE=kafka ARGS="--seconds 10"
+ifeq ($(ENGINE),kafka)
+	@servers=$${KAFKA_BOOTSTRAP_SERVERS:-$$($(RUN) scripts/services up --while $$$$ kafka)} && \
+	    $(VENV)/bin/comux demo --address "kafka://$$servers?prefix=demo-$$$$." $(ARGS)
+else
 	@$(VENV)/bin/comux demo $(ARGS)
+endif
 
 test: test-here test-services test-others  ## every test, on every interpreter found; with real servers where they can start
 

@@ -1,4 +1,4 @@
-"""What every benchmark shares: the machine in words, medians with their spread, tables."""
+"""What every benchmark shares: the machine in words, payloads and their checks, medians with their spread, tables."""
 
 from __future__ import annotations
 
@@ -6,31 +6,59 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import crc32c
+import numpy as np
 
-def machine() -> dict[str, Any]:
+VARIANTS = 8  # different payloads, sent in turn
+SMALL = 64 * 1024
+PACKAGES = ("comux", "numpy", "av", "pyzmq", "opencv-python-headless")
+
+
+def payloads(size: int) -> list[bytes]:
+    rng = np.random.default_rng(7)
+    return [rng.integers(0, 256, size, dtype=np.uint8).tobytes() for _ in range(VARIANTS)]
+
+
+def checksum_of(size: int) -> Callable[[Any], int]:
+    """Reads every byte of a buffer: CRC-32C for small records, a 64-bit sum for large ones (memory speed)."""
+    if size <= SMALL:
+        return crc32c.crc32c
+    add, view, u64 = np.add.reduce, np.frombuffer, np.uint64
+    return lambda buffer: int(add(view(buffer, u64)))
+
+
+class Check:
+    """Counts records whose bytes are not those of the record expected next."""
+
+    def __init__(self, size: int) -> None:
+        self.checksum = checksum_of(size)
+        self.expected = [self.checksum(p) for p in payloads(size)]
+
+
+def machine(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
     """The machine and the versions that decide the figures."""
     model = platform.processor()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             model = line.split(":", 1)[1].strip()
             break
-    packages = {}
-    for name in ("comux", "numpy", "av", "pyzmq", "opencv-python-headless"):
+    versions = {}
+    for name in packages:
         try:
-            packages[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            packages[name] = "absent"
+            versions[name] = "absent"
     return {
         "cpu": model,
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "packages": packages,
+        "packages": versions,
     }
 
 

@@ -23,6 +23,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.json_schema import SkipJsonSchema
 
 from comux.errors import ConfigError
+from comux.redaction import redacted, shown
 
 CamId = str | int
 """A source's public id. ``1`` and ``"1"`` would share a topic, so they exclude each other."""
@@ -46,7 +47,7 @@ def check_topic_name(name: object, what: str = "topic") -> str:
             ``.``, ``_`` and ``-``.
     """
     if not isinstance(name, str):
-        raise ConfigError(f"{what} {name!r} is {type(name).__name__}, not text")
+        raise ConfigError(f"{what} is {type(name).__name__}, not text")
     if not name or name in (".", "..") or not _TOPIC_NAME.fullmatch(name):
         raise ConfigError(f"{what} {name!r} is no topic name: use letters, digits, '.', '_' and '-'")
     if len(name) > MAX_TOPIC_NAME:
@@ -61,7 +62,7 @@ def check_schema(schema: object, what: str = "schema") -> str:
         ConfigError: names ``what`` (for example ``consume_schema``), the value and the remedy.
     """
     if not isinstance(schema, str):
-        raise ConfigError(f"{what} {schema!r} is {type(schema).__name__}, not text such as 'raw_:cam_id'")
+        raise ConfigError(f"{what} is {type(schema).__name__}, not text such as 'raw_:cam_id'")
     count = schema.count(CAM_ID_MARK)
     if count != 1:
         raise ConfigError(
@@ -294,6 +295,8 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+_MAY_HOLD_SECRETS: Final = frozenset({"client_options", "address", "produce_address"})
+
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -309,7 +312,9 @@ class SourceOptions(BaseModel):
         produce_address: Engine of ``produce_topic``; ``None``: the manager's.
         client_options: Passed to the engine's consumer (Kafka's client options); the user's always win.
         group: Gating consumer group; ``None``: lossy.
-        durable: The group keeps its place without a living member.
+        durable: The group keeps its place without a living member, and a packet is acknowledged only when the loop has
+            asked for the batch after its own and every ``send`` of it was acknowledged: what the loop was busy with
+            when it died comes again.
         start: Where reading begins without a committed position, see ``transport.Start`` (an ``int`` is an offset, a
             ``float`` a Unix time).
         on_end: ``"wait"`` for the next life of the stream (cameras), or ``"stop"`` (files).
@@ -336,7 +341,9 @@ class SourceOptions(BaseModel):
         paused: Begin paused.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True, hide_input_in_errors=True
+    )
 
     cam_id: CamId
     consume_topic: str | None = None
@@ -437,6 +444,20 @@ class SourceOptions(BaseModel):
             out[name] = value
         return out
 
+    def shown(self) -> dict[str, Any]:
+        """``spec()`` fit to be shown: ``***`` for secrets in addresses and client options."""
+        return {name: _presentable(name, value) for name, value in self.spec().items()}
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, _presentable(name, value)
+
+
+def _presentable(name: str | None, value: Any) -> Any:
+    if name not in _MAY_HOLD_SECRETS:
+        return value
+    return redacted(value) if isinstance(value, Mapping) else shown(value) if isinstance(value, str) else value
+
 
 def _explain(exc: ValidationError, values: Mapping[str, Any]) -> str:
     """One line out of pydantic's report: source, key, value, remedy."""
@@ -450,7 +471,7 @@ def _explain(exc: ValidationError, values: Mapping[str, Any]) -> str:
             text = f"there is no setting {key!r}{suggestion(key, known)}"
         else:
             message = fault["msg"].removeprefix("Value error, ")
-            text = f"{key}={_short(values.get(key))}: {message[:1].lower()}{message[1:]}"
+            text = f"{key}={_short(key, values.get(key))}: {message[:1].lower()}{message[1:]}"
         parts[key] = f"{parts[key]}, or {text.split(': ', 1)[-1]}" if key in parts else text
     return f"source {values.get('cam_id', '?')!r}: {'; '.join(parts.values())}"
 
@@ -464,6 +485,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(words)}"
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
+def _short(key: str, value: Any) -> str:
+    """A wrong value in an error; of what may hold secrets, its type."""
+    text = f"<{type(value).__name__}>" if key in _MAY_HOLD_SECRETS else repr(value)
     return text if len(text) <= 80 else text[:77] + "…"

@@ -30,6 +30,8 @@ HEADER_DTYPE: Final = "comux-dtype"  #: numpy dtype string of a raw array (``num
 HEADER_SHAPE: Final = "comux-shape"  #: JSON list of the array's shape
 HEADER_TYPES: Final = "comux-types"  #: JSON object name -> type tag; which headers are results and how they decode
 HEADER_SOURCE: Final = "comux-source"  #: JSON ``[topic, epoch, offset]`` of the record this one re-emits
+HEADER_BRIDGE: Final = "comux-bridge"  #: JSON ``[topic, epoch, offset, engine]``: whose copy this is; one per bridge
+HEADER_DUPLICATE: Final = "comux-duplicate"  #: ``possible``: a bridge may have written this copy before
 RESERVED_HEADERS: Final = frozenset(
     {
         HEADER_SEQUENCE,
@@ -41,6 +43,8 @@ RESERVED_HEADERS: Final = frozenset(
         HEADER_SHAPE,
         HEADER_TYPES,
         HEADER_SOURCE,
+        HEADER_BRIDGE,
+        HEADER_DUPLICATE,
     }
 )
 

@@ -14,35 +14,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from multiprocessing.context import SpawnContext
 from pathlib import Path
-from typing import Any
 
-import crc32c
 import numpy as np
+from common import SMALL, VARIANTS, Check, payloads
 
-VARIANTS = 8  # different payloads, sent in turn
 BATCH_BYTES = 256 * 1024
-SMALL = 64 * 1024
-
-
-def payloads(size: int) -> list[bytes]:
-    rng = np.random.default_rng(7)
-    return [rng.integers(0, 256, size, dtype=np.uint8).tobytes() for _ in range(VARIANTS)]
-
-
-def checksum_of(size: int) -> Callable[[Any], int]:
-    """Reads every byte of a buffer: CRC-32C for small records, a 64-bit sum for large ones (memory speed)."""
-    if size <= SMALL:
-        return crc32c.crc32c
-    add, view, u64 = np.add.reduce, np.frombuffer, np.uint64
-    return lambda buffer: int(add(view(buffer, u64)))
-
-
-class Check:
-    """Counts records whose bytes are not those of the record expected next."""
-
-    def __init__(self, size: int) -> None:
-        self.checksum = checksum_of(size)
-        self.expected = [self.checksum(p) for p in payloads(size)]
 
 
 class Adapter(ABC):

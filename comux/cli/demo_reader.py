@@ -26,6 +26,7 @@ from comux.transport import Consumer, connect
 CONSUME_SCHEMA: Final = "raw_:cam_id"
 PRODUCE_SCHEMA: Final = "stream_:cam_id"
 REPORT_EVERY: Final = 0.5  #: seconds
+LAST_READ: Final = 3.0  #: seconds
 OFFSETS_KEPT: Final = 256
 
 
@@ -113,8 +114,10 @@ def main(arguments: Sequence[str]) -> int:
                 if time.monotonic() - said >= REPORT_EVERY:
                     said = time.monotonic()
                     _say(checker)
-        while _read(consumer, checker, 0):  # what was sent before we were asked to end
-            pass
+        ends = {topic: broker.topic(topic).high_water for topic in topics}  # what was sent before we were asked to end
+        deadline = time.monotonic() + LAST_READ
+        while any(consumer.position(topic) < end for topic, end in ends.items()) and time.monotonic() < deadline:
+            _read(consumer, checker, REPORT_EVERY)
         _say(checker)
     return 0
 

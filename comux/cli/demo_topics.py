@@ -21,6 +21,7 @@ from comux.errors import ConfigError
 from comux.feeds import Feed, topic_spec
 from comux.lifecycle import process_start
 from comux.options import topic_name
+from comux.redaction import shown
 from comux.ring import default_directory
 from comux.transport import Broker, TopicSpec, connect, for_engine, parse_address
 
@@ -53,7 +54,7 @@ class DemoTopics:
             remove_left_over()
             self._stack.callback(remove_namespace, self._directory())
         elif parse_address(self.address).topic is not None:
-            raise ConfigError(f"--address {self.address!r}: name the engine only, the demo makes its own topics")
+            raise ConfigError(f"--address {shown(self.address)!r}: name the engine only, the demo makes its own topics")
         with self._stack:
             broker = self._stack.enter_context(connect(self.address))
             self._check(broker)
@@ -68,10 +69,14 @@ class DemoTopics:
 
     def _check(self, broker: Broker) -> None:
         if not broker.capabilities.cross_process:
-            raise ConfigError(f"--address {self.address!r}: the demo's cameras are processes of their own; use shm://")
+            raise ConfigError(
+                f"--address {shown(self.address)!r}: the demo's cameras are processes of their own; use shm://"
+            )
         taken = sorted({spec.name for spec in self._specs()} & set(broker.topics()))
         if taken:
-            raise ConfigError(f"--address {self.address!r} has topics {', '.join(taken)} already; use another address")
+            raise ConfigError(
+                f"--address {shown(self.address)!r} has topics {', '.join(taken)} already; use another address"
+            )
 
     def _specs(self) -> list[TopicSpec]:
         specs = []

@@ -156,6 +156,53 @@ def publish(
     raise typer.Exit(code)
 
 
+@app.command(short_help="Copy topics from one engine to another.")
+def bridge(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="shm://lab, or with a topic: shm://lab/raw_cam1.")],
+    destination: Annotated[str, typer.Argument(metavar="DEST", help="An engine, or one topic of it for everything.")],
+    topics: Annotated[
+        list[str] | None, typer.Option("--topics", "-t", metavar="NAME|PATTERN", help="Which; may be given repeatedly.")
+    ] = None,
+    prefix: Annotated[str, typer.Option(metavar="TEXT", help="Put before the topics' names at DEST.")] = "",
+    start: Annotated[
+        str, typer.Option("--from", metavar="beginning|end|keyframe", help="Where to begin the first time.")
+    ] = "beginning",
+    group: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Consumer group at SOURCE; default: one for each DEST topic.")
+    ] = None,
+    lossy: Annotated[
+        bool, typer.Option("--lossy", help="Without a group: hold nothing back, count what is missed, no resuming.")
+    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="End when everything is copied that is there now.")] = False,
+    drop_too_large: Annotated[
+        bool, typer.Option("--drop-too-large", help="Drop and count records that DEST refuses for their size.")
+    ] = False,
+    format: Annotated[
+        str, typer.Option("--format", metavar="table|json", help="json: one status a line on stdout.")
+    ] = "table",
+) -> None:
+    """Copy topics from one engine to another: values, keys, headers, timestamps, flags and ends of streams.
+
+    A record is let go of at SOURCE only when its copy is at DEST. Ended by Ctrl-C or killed, the same command goes on
+    where it stopped; what may have been copied twice carries the header comux-duplicate.
+    """
+    from comux.cli.bridge import run_bridge
+
+    code = run_bridge(
+        source,
+        destination,
+        topics=topics or (),
+        prefix=prefix,
+        start=start,
+        group=group,
+        lossy=lossy,
+        once=once,
+        drop_too_large=drop_too_large,
+        format=format,
+    )
+    raise typer.Exit(code)
+
+
 @app.command(short_help="How much hardware so many cameras need.")
 def plan(
     cameras: Annotated[int, typer.Option(metavar="N", help="How many cameras.")] = 100,

@@ -10,6 +10,7 @@ from comux.cli.publishers import end_with_parent
 from comux.errors import ConfigError
 from comux.feeds import FeedPacket, FeedReport, publish
 from comux.lifecycle import stop_on_signals
+from comux.redaction import shown
 
 
 def run_publish(
@@ -45,7 +46,9 @@ def run_publish(
             """At the first packet: by then nothing is wrong with the source, the address or the topic."""
             if not quiet and not first.is_set():
                 first.set()
-                print(f"publishing {source} as {topic} on {address}; Ctrl-C ends it", file=sys.stderr, flush=True)
+                print(
+                    f"publishing {source} as {topic} on {shown(address)}; Ctrl-C ends it", file=sys.stderr, flush=True
+                )
 
         report = publish(
             source,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from comux.errors import ComuxError
+from comux.redaction import shown
 from comux.transport import TopicInfo, connect
 
 
@@ -35,7 +36,7 @@ def list_topics(address: str) -> None:
     if names:
         Console().print(table)
     else:
-        print(f"no topics on {address}")
+        print(f"no topics on {shown(address)}")
 
 
 def _kind(info: TopicInfo) -> str:

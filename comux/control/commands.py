@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from comux.errors import CommandError, ConfigError
 from comux.options import CamId, SourceOptions, check_cam_id, check_topic_name
 from comux.records import Header, Headers, Record
+from comux.redaction import shown
 
 HEADER_REQUEST_ID: Final = "request-id"
 HEADER_REPLY_TO: Final = "reply-to"
@@ -395,8 +396,13 @@ def _source_settings(
         scheme = str(value.get(key) or "").partition("://")[0]
         if value.get(key) is not None and scheme not in schemes:
             raise CommandError(
-                f"action {action!r}: {key} {str(value[key])[:80]!r} is not allowed; allowed are "
+                f"action {action!r}: {key} {shown(str(value[key]))[:80]!r} is not allowed; allowed are "
                 f"{', '.join(sorted(s + '://' for s in schemes)) or 'none'}"
+            )
+        if "?" in str(value.get(key)):  # they are client options, in another place
+            raise CommandError(
+                f"action {action!r}: {key} {shown(str(value[key]))[:80]!r} has options, which the program may set and "
+                "a command may not; leave out what begins with '?'"
             )
     for key in ("consume_topic", "produce_topic", "share_frames"):
         topic = value.get(key)

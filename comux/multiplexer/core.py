@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -26,45 +27,21 @@ from comux.multiplexer.engines import Engines
 from comux.multiplexer.fleet import Fleet
 from comux.multiplexer.pictures import Hub, StoreMode
 from comux.multiplexer.results import ResultFuture, Results
+from comux.multiplexer.settings import Settings
 from comux.multiplexer.shared import FrameSharer
 from comux.multiplexer.source import Source
 from comux.multiplexer.states import Surroundings, check_topic, decoder_options, is_finite, open_consumer
-from comux.options import CamId, SourceOptions, topic_name, topic_pattern
+from comux.options import CamId, SourceOptions, topic_pattern
 from comux.records import Record
+from comux.redaction import shown
 from comux.telemetry import EventLog
-from comux.transport import Broker, Consumer, check_engine, parse_address, shown
+from comux.transport import Broker, Consumer, check_engine
 
 _log = logging.getLogger("comux.multiplexer")
 
 _JOIN: Final = 5.0
-_FILLED_IN: Final = ("consume_topic", "produce_topic", "address", "produce_address", "share_frames")
+_TOGETHER: Final = 2.0  # seconds that all threads have to end before their engines are taken from under them
 LIVE_CHANGES: Final = frozenset({"rate"})
-
-
-@dataclass
-class Settings:
-    """What a manager knows about sources before they start.
-
-    Attributes:
-        address: Engine of the packets.
-        produce_address: Engine of the results; ``None``: where the packets are.
-        consume_schema, produce_schema: Topics of a source.
-        share_schema: Topic of a source's decoded frames; ``None``: not shared.
-        defaults: Keys of ``SourceOptions`` for every source that does not set them itself.
-        strict: Whether a missing topic or engine is an error at the start.
-        check_produce: Whether the produce topics are made at the start.
-        produce_options: Passed to the engine of the results.
-    """
-
-    address: str = "shm://"
-    produce_address: str | None = None
-    consume_schema: str = "raw_:cam_id"
-    produce_schema: str = "stream_:cam_id"
-    share_schema: str | None = None
-    defaults: dict[str, Any] = field(default_factory=dict)
-    strict: bool = True
-    check_produce: bool = False
-    produce_options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,7 +83,7 @@ class Core:
         self.started = False
         self.closed = False
         self.assembler = Assembler(self.hub, self.pool)
-        self.results = Results(lambda address: self.engine(address, settings.produce_options), self.events, **results)
+        self.results = Results(self._engine_of_results, self.events, **results)
         self.fleet: Fleet | None = None
         self.emitter: Emitter | None = None
         if emit_wait is not None:
@@ -134,30 +111,22 @@ class Core:
     def _engine_of(self, options: SourceOptions) -> Broker:
         return self.engine(options.address or self.settings.address, options.client_options)
 
+    def engine_beside(self, address: str) -> Broker:
+        """The engine at ``address`` for commands: with the options of the packets that come from there, if any do.
+
+        Raises:
+            ComuxError: as ``engine``.
+        """
+        return self.engine(address, self.settings.options_of_packets(address, self.specs.values()))
+
+    def _engine_of_results(self, address: str) -> Broker:
+        return self.engine(address, self.settings.options_of_results(address, self.specs.values()))
+
     # -- settings --------------------------------------------------------------------------------------------------
 
     def resolve(self, spec: SourceOptions) -> SourceOptions:
-        """A source's complete settings: its own, the defaults, topics and addresses filled in.
-
-        Raises:
-            ConfigError: they do not fit together.
-        """
-        settings = self.settings
-        given = {name: getattr(spec, name) for name in spec.model_fields_set}
-        filled = [name for name in _FILLED_IN if given.get(name) is None]
-        values = {**settings.defaults, **{name: value for name, value in given.items() if name not in filled}}
-        address = values.setdefault("address", settings.address)
-        named = parse_address(address).topic
-        cam_id = values["cam_id"]
-        values.setdefault("consume_topic", named or topic_name(settings.consume_schema, cam_id))
-        values.setdefault("produce_topic", topic_name(settings.produce_schema, cam_id))
-        values.setdefault("produce_address", settings.produce_address or address)
-        if settings.share_schema is not None:
-            values.setdefault("share_frames", topic_name(settings.share_schema, cam_id))
-        options = SourceOptions(**values)
-        if options.codec == "frames" and options.share_frames is not None:
-            raise ConfigError(f"source {cam_id!r}: it reads shared frames; sharing them again is not needed")
-        return options
+        """A source's complete settings, see ``Settings.resolve``."""
+        return self.settings.resolve(spec)
 
     def around(self) -> Surroundings:
         """What sources are given."""
@@ -192,8 +161,9 @@ class Core:
 
     def _check(self, options: SourceOptions) -> None:
         """Whatever can be known to be wrong before a thread runs."""
-        check_engine(options.address or "")
-        check_engine(options.produce_address or "")
+        check_engine(options.address or "", options.client_options)
+        results = options.produce_address or ""
+        check_engine(results, self.settings.options_of_results(results, self.specs.values()))
         try:
             self._decoder(decoder_options(options)).close()
         except ConfigError as exc:
@@ -344,6 +314,7 @@ class Core:
             known,
             self.settings.consume_schema,
             durable,
+            self.settings.defaults.get("start", "end"),
             lambda: self.engine(*where),
             self,
         )
@@ -353,7 +324,7 @@ class Core:
         self.started = True  # what the group gives us starts at once
         self.at_close.append(fleet.close)
         try:
-            check_engine(self.settings.address)
+            check_engine(self.settings.address, self.settings.defaults.get("client_options") or {})
             fleet.start(strict=self.settings.strict)
         except BaseException:
             self.at_close.remove(fleet.close)
@@ -367,10 +338,11 @@ class Core:
                 self.results.check(options.produce_address or "", options.produce_topic or "")
             except ComuxError as exc:
                 failures.append((options.cam_id, exc))
-        if failures and strict:
+        wrong = [(cam_id, exc) for cam_id, exc in failures if isinstance(exc, ConfigError)]
+        if wrong or (failures and strict):
             for key in list(self._connected):
                 self.drop_connected(key)
-            raise _together(failures)
+            raise _together(wrong or failures)
 
     def _swap(self, sources: Sequence[Source]) -> None:
         with self.hub.lock:
@@ -589,8 +561,8 @@ class Core:
             self.assembler.close()
             for source in self.table.sources:
                 source.stop("closed")
-            for source in self.table.sources:
-                self._join(source)
+            deadline = time.monotonic() + _TOGETHER
+            late = [s for s in self.table.sources if not s.join(max(0.0, deadline - time.monotonic()))]
             for key in list(self._connected):
                 self.drop_connected(key)
             if self.emitter is not None:
@@ -598,6 +570,8 @@ class Core:
             self.results.close()
             self.closed = True
             self._engines.close()
+            for source in late:  # what it waited for, an engine's answer, has ended
+                self._join(source)
 
 
 def _together(failures: Sequence[tuple[CamId, ComuxError]]) -> ComuxError:

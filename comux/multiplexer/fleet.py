@@ -47,6 +47,7 @@ class Fleet:
         known: Specs of cameras by topic; empty where a pattern finds them.
         schema: How the topic of a camera without a spec is called.
         durable: Go on at the committed offset.
+        start: Where a camera without a committed offset begins, unless its spec says; ``"end"`` is the newest keyframe.
         broker: Gives the engine of the cameras.
         sources: What is done with cameras.
     """
@@ -58,6 +59,7 @@ class Fleet:
         known: Mapping[str, SourceOptions],
         schema: str,
         durable: bool,
+        start: Any,
         broker: Callable[[], Broker],
         sources: Sources,
     ) -> None:
@@ -66,6 +68,7 @@ class Fleet:
         self.durable = durable
         self._known = dict(known)
         self._schema = schema
+        self._start = start
         self._broker = broker
         self._sources = sources
         self._membership: Membership | None = None
@@ -163,7 +166,8 @@ class Fleet:
         given["consume_topic"] = topic
         if self.durable:
             given.update(group=self.group, durable=True)
-        given.setdefault("start", "keyframe")
+        if given.get("start", self._start) == "end":  # the present of a camera that moves, from where it can be decoded
+            given["start"] = "keyframe"
         return SourceOptions(**given)
 
     def _revoked(self, topics: frozenset[str], lost: bool) -> None:

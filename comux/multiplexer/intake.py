@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from comux.account import Account
@@ -46,7 +46,7 @@ class Intake:
         position: Offset after the newest packet read (or jumped to); ``None`` before there was a consumer, and in a
             group before the first packet.
         arrivals: Measures the packets' rate.
-        last_ns: Monotonic nanoseconds of the newest packet, or of the start.
+        last_ns: Monotonic nanoseconds of the newest packet, or of when there was a consumer.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Intake:
 
     @property
     def idle(self) -> float:
-        """Seconds since the newest packet."""
+        """Seconds in which a packet could have come and none did."""
         return (time.monotonic_ns() - self.last_ns) / 1e9
 
     def open(self) -> Consumer:
@@ -174,8 +174,8 @@ class Intake:
         consumer = self.open()
         if consumer.group is not None:
             return None
-        flagged = consumer.newest_keyframe()
-        if flagged is not None:
+        flagged = consumer.newest_keyframe(starts=starts_at)
+        if flagged is not None or consumer.looks_inside:
             return flagged
         if self._queue and self._queue[0].keyframe:
             return self._queue[0].offset  # keyframes are flagged, and this is the newest
@@ -224,6 +224,7 @@ class Intake:
         """Read from ``consumer`` from now on. Its place is ours even before a packet came: whoever opens the next
         consumer must not begin at another "end"."""
         self.consumer = consumer
+        self.last_ns = time.monotonic_ns()  # nothing could come before
         self._expected_skip = 0
         self.take_place(consumer)
 
@@ -232,6 +233,18 @@ class Intake:
         if self.position is None and consumer.group is None:
             with contextlib.suppress(ComuxError):  # several topics, or closed: reading will tell
                 self.position = consumer.position()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Meanwhile nothing is fetched, where the engine fetches ahead."""
+        consumer = self.open()
+        with contextlib.suppress(ComuxError):  # whatever it is, reading will tell
+            consumer.pause()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ComuxError):
+                consumer.resume()
 
     def wakeup(self) -> None:
         """Make a waiting ``next`` return. From any thread."""

@@ -28,7 +28,8 @@ def address_of(servers: object, what: str) -> str:
         return servers
     if isinstance(servers, Sequence) and servers and all(isinstance(server, str) and server for server in servers):
         return ",".join(servers)
-    raise ConfigError(f"{what} {servers!r} is no address: use 'shm://', 'shm://name', or a list of 'host:port'")
+    given = "is empty" if not servers else f"of type {type(servers).__name__} is no address"
+    raise ConfigError(f"{what} {given}: use 'shm://', 'shm://name', 'kafka://host:port', or a list of 'host:port'")
 
 
 def positional(args: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:

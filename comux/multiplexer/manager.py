@@ -310,7 +310,7 @@ class Comux(Door):
         if cam_id is None:
             raise ConfigError("create: cam_id is missing")
         options = self._open_core().create(SourceOptions(cam_id=cam_id, **source_words(settings)))
-        return {"success": True, "msg": f"source {cam_id!r} created", "source": options.spec()}
+        return {"success": True, "msg": f"source {cam_id!r} created", "source": options.shown()}
 
     def update(self, cam_id: CamId, **changes: Any) -> dict[str, Any]:
         """Change settings of a source; it goes on where it was, with its books.
@@ -319,7 +319,7 @@ class Comux(Door):
             UnknownSourceError. ConfigError: a setting is wrong; nothing changed.
         """
         options = self._open_core().update(cam_id, source_words(changes))
-        return {"success": True, "msg": f"source {cam_id!r} updated", "source": options.spec()}
+        return {"success": True, "msg": f"source {cam_id!r} updated", "source": options.shown()}
 
     def delete(self, cam_id: CamId) -> dict[str, Any]:
         """End a source and free what it holds; a waiting ``get_batch`` returns with its item ``removed``.

@@ -14,7 +14,7 @@ from comux.control import Act, Controller
 from comux.errors import ConfigError
 from comux.headers import HeaderSchema
 from comux.headers import check_schema as check_header_schema
-from comux.multiplexer.core import Core, Settings
+from comux.multiplexer.core import Core
 from comux.multiplexer.legacy import (
     Consumers,
     SourceConsumer,
@@ -25,6 +25,7 @@ from comux.multiplexer.legacy import (
     start_of,
 )
 from comux.multiplexer.results import SendLimits
+from comux.multiplexer.settings import Settings
 from comux.options import (
     CamId,
     check_choice,
@@ -123,7 +124,7 @@ class Door:
         if end is not None:
             changes["start"] = start_of(end)
         if client:
-            changes["client_options"] = client
+            changes["client_options"] = {**changes.get("client_options", {}), **client}
         if bootstrap_servers is not None:
             core.settings.address = address_of(bootstrap_servers, "bootstrap_servers")
         if strict_on_fail is not None:
@@ -209,7 +210,7 @@ class Door:
             core.settings.address if bootstrap_servers is None else address_of(bootstrap_servers, "bootstrap_servers")
         )
         controller = Controller(
-            core.engine(address),
+            core.engine_beside(address),
             topic,
             self,
             acts=acts,

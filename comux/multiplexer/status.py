@@ -8,7 +8,7 @@ from typing import Any
 from comux.account import total
 from comux.multiplexer.core import Core
 from comux.multiplexer.source import Source
-from comux.transport import shown
+from comux.redaction import shown
 
 
 def source_status(source: Source) -> dict[str, Any]:

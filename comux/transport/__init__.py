@@ -9,7 +9,7 @@ Must never know: codecs, sources, batches.
 
 from __future__ import annotations
 
-from .address import Address, parse_address, shown
+from .address import Address, parse_address
 from .engines import check_engine, connect, register_engine, schemes
 from .interface import (
     Broker,
@@ -47,5 +47,4 @@ __all__ = [
     "parse_address",
     "register_engine",
     "schemes",
-    "shown",
 ]

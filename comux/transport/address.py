@@ -17,10 +17,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import parse_qsl
 
 from comux.errors import UnknownAddressError
+from comux.redaction import shown
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _SCHEME = re.compile(r"([a-z][a-z0-9+]*)://(.*)", re.DOTALL)
@@ -46,27 +46,8 @@ class Address:
     namespace: str
     hosts: tuple[str, ...]
     topic: str | None
-    query: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
     text: str = ""
-
-
-_SECRET = re.compile(r"password|secret|token|credential|keyfile_data", re.IGNORECASE)
-_SECRET_IN_TEXT = re.compile(r"(?<=[?&])([^=&]*(?:password|secret|token|credential)[^=&]*)=[^&]*", re.IGNORECASE)
-
-
-def is_secret(name: str) -> bool:
-    """Whether an option of this name has a value that must not be shown."""
-    return _SECRET.search(name) is not None
-
-
-def redacted(options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` with ``***`` for the values of secrets: fit to be shown."""
-    return {name: "***" if is_secret(name) and value is not None else value for name, value in options.items()}
-
-
-def shown(address: str) -> str:
-    """``address`` with ``***`` for the values of secrets among its options: fit to be shown."""
-    return _SECRET_IN_TEXT.sub(r"\1=***", address)
 
 
 def valid_name(name: object) -> bool:
@@ -87,7 +68,9 @@ def parse_address(text: str | Sequence[str]) -> Address:
     if not isinstance(text, str):
         hosts = tuple(text) if isinstance(text, Sequence) else ()
         if not hosts or not all(isinstance(host, str) for host in hosts):
-            raise UnknownAddressError(f"address {text!r}: not a string or a list of 'host:port'; use {_FORMS}")
+            raise UnknownAddressError(
+                f"an address of type {type(text).__name__}: not a string or a list of 'host:port'; use {_FORMS}"
+            )
         return _kafka(",".join(hosts), shown(",".join(hosts)))
     stripped = text.strip()
     text = shown(text)
@@ -116,6 +99,11 @@ def parse_address(text: str | Sequence[str]) -> Address:
 
 def _kafka(rest: str, text: str) -> Address:
     body, _, query = rest.partition("?")
+    if "@" in body:
+        raise UnknownAddressError(
+            f"address {text!r}: credentials do not stand before a Kafka host; write ?security_protocol=SASL_SSL"
+            "&sasl_mechanism=...&sasl_plain_username=...&sasl_plain_password=... after it"
+        )
     names, _, topic = body.partition("/")
     hosts = tuple(part.strip() for part in names.split(","))
     for host in hosts:

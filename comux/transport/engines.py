@@ -6,7 +6,7 @@ A new engine is one module with ``open_broker(address, **options) -> Broker`` an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -62,13 +62,22 @@ def connect(address: str | Sequence[str] | Address, **options: Any) -> Broker:
     return broker
 
 
-def check_engine(address: str | Sequence[str]) -> None:
-    """Make sure that ``connect`` would find an engine for ``address``; opens nothing.
+def check_engine(address: str | Sequence[str], options: Mapping[str, Any] | None = None) -> None:
+    """Make sure that ``connect`` would find an engine for ``address``, and take these options; opens nothing.
+
+    Args:
+        address: As ``connect``'s.
+        options: Checked by engines that can without connecting: those whose module has a ``check_options``.
 
     Raises:
-        UnknownAddressError: as ``connect``.
+        UnknownAddressError: as ``connect``. ConfigError: an option is unknown or wrong.
     """
-    _opener(parse_address(address))
+    parsed = parse_address(address)
+    opener = _opener(parsed)
+    if isinstance(opener, str):
+        check = getattr(import_module(opener), "check_options", None)
+        if check is not None:
+            check(parsed, {**parsed.query, **(options or {})})
 
 
 def _opener(parsed: Address) -> str | Opener:

@@ -277,6 +277,7 @@ class Consumer(Handle):
 
     topics: tuple[str, ...]
     group: str | None
+    looks_inside: bool = False  #: ``newest_keyframe`` finds keyframes that are not flagged
 
     @abstractmethod
     def poll(self, timeout: float | None = None, max_records: int = 1) -> list[Record]:
@@ -324,8 +325,14 @@ class Consumer(Handle):
         """First retained offset whose timestamp is at or after ``timestamp`` (Unix seconds)."""
 
     @abstractmethod
-    def newest_keyframe(self, topic: str | None = None) -> int | None:
-        """Newest retained offset at or after the position flagged ``KEYFRAME``; ``None``: none is known."""
+    def newest_keyframe(self, topic: str | None = None, starts: Callable[[Record], bool] | None = None) -> int | None:
+        """Newest retained offset at or after the position flagged ``KEYFRAME``; ``None``: none is known.
+
+        Args:
+            topic: Which.
+            starts: Tells a keyframe that is not flagged. Only consumers that have to fetch what they look at
+                (``looks_inside``) use it; of others what is unread can be polled and looked at.
+        """
 
     @abstractmethod
     def lag(self, topic: str | None = None) -> int:

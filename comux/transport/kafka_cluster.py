@@ -32,9 +32,9 @@ from kafka.structs import OffsetAndMetadata
 
 from comux.errors import (
     BrokerTooOldError,
+    ClosedError,
     ComuxError,
     ConfigError,
-    NotAuthorizedError,
     TopicBusyError,
     TopicExistsError,
     WaitTimeoutError,
@@ -42,8 +42,10 @@ from comux.errors import (
 from comux.records import Record
 
 from .interface import GroupInfo, TopicInfo, TopicSpec, dtype_of
-from .kafka_net import Notes, build, translate, watched
+from .kafka_failures import Notes, translate
+from .kafka_net import build, position_of
 from .kafka_options import KafkaOptions
+from .kafka_settings import parse_settings, settings_of, spec_from
 from .kafka_wire import End, decode
 from .names import unknown_topic
 
@@ -55,6 +57,7 @@ OLDEST_BROKER: Final = (0, 11)
 _BUSY: Final = 2.0  # seconds in which a client that has too much under way may have it answered
 _SETTLE: Final = 10.0  # seconds after which a topic that was made or deleted is seen to be
 _READ_TIMEOUT: Final = 10.0
+_ANSWER_OVERHEAD: Final = 4096  # of an answer that holds one batch
 _MIN_SEGMENT: Final = 1 << 20  # Kafka's own minimum
 _NO_OFFSET: Final = -1
 
@@ -102,12 +105,13 @@ class TopicState:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A topic as the cluster has it now; ``next_epoch`` is that of a producer opened now."""
+    """A topic as the cluster has it now; ``next_epoch`` is that of a producer opened now, ``topic_id`` is Kafka's."""
 
     spec: TopicSpec
     log_start: int
     high_water: int
     newest: Record | End | None
+    topic_id: str | None
 
     @property
     def epoch(self) -> int:
@@ -140,7 +144,7 @@ class Cluster:
     def __init__(self, options: KafkaOptions, where: str) -> None:
         self.options = options
         self.where = where
-        self.notes = Notes()
+        self.notes = Notes(options.client)
         self._reader: KafkaConsumer | None = None
         self._reader_lock = threading.Lock()
         self._settings: dict[str, dict[str, Any]] = {}
@@ -149,10 +153,7 @@ class Cluster:
         self._closed = False
         ours: dict[str, Any] = {
             "client_id": "comux",
-            "request_timeout_ms": 10_000,
-            "max_in_flight_requests_per_connection": 100,  # any thread may ask
-            "reconnect_backoff_max_ms": 1000,
-            "kafka_client": watched(self.notes),
+            "max_in_flight_requests_per_connection": 100,  # any thread may ask; with more under way it refuses
         }
         self._admin = build(KafkaAdminClient, options.for_client("admin", **ours), where, self.notes)
         version = self._admin._manager.broker_version
@@ -162,13 +163,13 @@ class Cluster:
             raise BrokerTooOldError(f"{where}: the broker is Kafka {shown}, comux needs 0.11 (headers) or newer")
 
     def close(self) -> None:
-        """Close the clients. Idempotent."""
+        """Close the clients; whoever waits for an answer is told. Idempotent."""
         self._closed = True
-        with self._reader_lock:
+        self._admin.close()
+        with self._reader_lock:  # whoever reads sees the flag soon
             reader, self._reader = self._reader, None
             if reader is not None:
                 reader.close(autocommit=False)
-        self._admin.close()
 
     # -- names -----------------------------------------------------------------------------------------------------
 
@@ -180,18 +181,26 @@ class Cluster:
         """The partition of our topic ``name`` that is read and written."""
         return TopicPartition(self.full(name), self.options.partition or 0)
 
-    def _ask(self, what: str, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """A request; kafka-python's exceptions become ours. A client that is only busy is asked again."""
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"{self.where}: the connection is closed; connect again")
+
+    def _ask(self, what: str, call: Callable[..., T], *args: Any, right: str = "", **kwargs: Any) -> T:
+        """A request; kafka-python's exceptions become ours. A client that is only busy is asked again.
+
+        ``right`` is what one must be allowed for it.
+        """
         deadline = time.monotonic() + _BUSY
         while True:
             try:
                 return call(*args, **kwargs)
             except kafka_errors.NodeNotReadyError as error:
-                if self.notes.newest is not None or time.monotonic() > deadline:
+                if self.notes.troubles or time.monotonic() > deadline:
                     raise translate(error, f"{self.where}: {what}", self.notes) from error
                 threading.Event().wait(0.02)
             except Exception as error:
-                raise translate(error, f"{self.where}: {what}", self.notes) from error
+                self._check_open()  # it failed because of that
+                raise translate(error, f"{self.where}: {what}", self.notes, right=right) from error
 
     # -- topics ----------------------------------------------------------------------------------------------------
 
@@ -215,13 +224,9 @@ class Cluster:
         error = kafka_errors.for_code(topic["error_code"])
         if error is kafka_errors.UnknownTopicOrPartitionError:
             raise unknown_topic(name, self.topics(), self.where)
-        if error is kafka_errors.TopicAuthorizationFailedError:
-            raise NotAuthorizedError(
-                f"{self.where}: topic {name!r}: not authorised to see it; ask for an ACL that allows READ or WRITE on "
-                f"topic {self.full(name)!r}"
-            )
         if error is not kafka_errors.NoError and error is not kafka_errors.LeaderNotAvailableError:
-            raise translate(error(), f"{self.where}: topic {name!r}", self.notes)
+            right = f"DESCRIBE (or READ, or WRITE) on topic {self.full(name)!r}"
+            raise translate(error(), f"{self.where}: topic {name!r}", self.notes, right=right)
         count, wanted = len(topic["partitions"]), self.options.partition
         if wanted is None and count > 1:
             raise ConfigError(
@@ -237,11 +242,9 @@ class Cluster:
         """Make sure of a right (``READ``, ``WRITE``) on a topic, where the cluster says what is allowed."""
         allowed = self.describe(name).get("authorized_operations")
         if allowed and right not in allowed:
-            raise NotAuthorizedError(
-                f"{self.where}: topic {name!r}: not authorised to {right.lower()}; ask for an ACL that allows "
-                f"{right} on "
-                f"topic {self.full(name)!r}"
-            )
+            missing = kafka_errors.TopicAuthorizationFailedError()
+            where = f"{self.where}: topic {name!r}"
+            raise translate(missing, where, self.notes, right=f"{right} on topic {self.full(name)!r}")
 
     def facts(self, name: str) -> Facts:
         """A topic as it is now; three round trips, and a fetch where it holds records."""
@@ -253,7 +256,8 @@ class Cluster:
             if start < end and newest is None:
                 found = self.read(name, max(start, end - reach), end, spec)
                 newest = found[-1] if found else None
-        return Facts(spec, start, end, newest)
+        topic_id = described.get("topic_id")
+        return Facts(spec, start, end, newest, None if topic_id is None else str(topic_id))
 
     def offsets(self, name: str) -> tuple[int, int]:
         """Log start and high-water mark, from the cluster."""
@@ -287,7 +291,7 @@ class Cluster:
         if full == SETTINGS:
             raise ConfigError(f"topic {full!r} is where comux keeps the settings of topics; use another name")
         self._make(full, self._config(spec))
-        if _has_settings(spec):
+        if settings_of(spec):
             self._keep_settings(spec)
 
     def _config(self, spec: TopicSpec) -> dict[str, str]:
@@ -306,14 +310,27 @@ class Cluster:
     def _make(self, full: str, config: Mapping[str, str]) -> None:
         new = {"num_partitions": 1, "replication_factor": self.options.replication_factor, "configs": dict(config)}
         name = full.removeprefix(self.options.prefix)
-        self._ask(f"making topic {name!r}", self._admin.create_topics, {full: new})
-        wait = {"timeout_ms": int(_SETTLE * 1000)}
-        self._ask(f"making topic {name!r}", self._admin.wait_for_topics, [full], **wait)
+        what = f"making topic {name!r}"
+        right = f"CREATE on topic {full!r} or on the cluster"
+        self._ask(what, self._admin.create_topics, {full: new}, right=right)
+        deadline = time.monotonic() + _SETTLE
+        while True:
+            found = self._ask(what, self._admin.describe_topics, [full])[0]
+            error = kafka_errors.for_code(found["error_code"])
+            if error is kafka_errors.NoError and all(part["error_code"] == 0 for part in found["partitions"]):
+                return
+            if time.monotonic() > deadline:
+                raise WaitTimeoutError(f"{self.where}: {what}: it is not ready {_SETTLE:g} s after it was made")
+            if error is kafka_errors.TopicAuthorizationFailedError:
+                right = f"DESCRIBE (or READ, or WRITE) on topic {full!r}"
+                raise translate(error(), f"{self.where}: {what}: it was made", self.notes, right=right)
+            threading.Event().wait(0.02)
 
     def delete(self, name: str) -> None:
         """Delete a topic and wait until it is gone."""
         described = self.describe(name)
-        self._ask(f"deleting topic {name!r}", self._admin.delete_topics, [self.full(name)])
+        full = self.full(name)
+        self._ask(f"deleting topic {name!r}", self._admin.delete_topics, [full], right=f"DELETE on topic {full!r}")
         if described["settings_kept"] and self.full(name) in self._settings:
             self._write_settings(self.full(name), None)
         deadline = time.monotonic() + _SETTLE
@@ -342,6 +359,21 @@ class Cluster:
             "the broker's message.max.bytes"
         )
 
+    def check_answers(self, name: str) -> None:
+        """Make sure that the largest record a topic takes can be received.
+
+        Raises:
+            ConfigError: names both limits, and the value to set.
+        """
+        largest, whose = self.limit(name)
+        size, option = self.options.largest_answer()
+        needed = largest + _ANSWER_OVERHEAD
+        if needed > size:
+            raise ConfigError(
+                f"{self.where}: topic {name!r} takes records of {largest} bytes ({whose}), and this client no answer "
+                f"of more than {size} ({option}): set {option} to at least {needed}, or make the topic's limit smaller"
+            )
+
     # -- single records --------------------------------------------------------------------------------------------
 
     def read(
@@ -363,13 +395,14 @@ class Cluster:
         partition = self.partition(name)
         dtype, size = dtype_of(spec), 0
         out: list[Record | End] = []
-        deadline = time.monotonic() + _READ_TIMEOUT
         with self._reader_lock:
+            deadline = time.monotonic() + _READ_TIMEOUT
             try:
                 reader = self._open_reader()
                 reader.assign([partition])
                 reader.seek(partition, first)
-                while (reader.position(partition) or 0) < end:
+                while (position_of(reader, partition) or 0) < end:
+                    self._check_open()
                     if time.monotonic() > deadline:
                         raise kafka_errors.KafkaTimeoutError(f"{len(out)} records of [{first}, {end}) came in time")
                     for message in reader.poll(timeout_ms=200).get(partition, ()):
@@ -394,11 +427,11 @@ class Cluster:
             ours: dict[str, Any] = {
                 "client_id": "comux-reader",
                 "fetch_max_wait_ms": 10,  # what is read is there
+                "retry_backoff_ms": 5,  # so long poll sleeps where it does not know the topic yet
                 "enable_incremental_fetch_sessions": False,  # another partition each time
                 "auto_offset_reset": "none",
                 "enable_auto_commit": False,
                 "metrics_enabled": False,
-                "kafka_client": watched(self.notes),
             }
             arguments = self.options.for_client("consumer", **ours)
             arguments["auto_offset_reset"] = "none"
@@ -433,18 +466,19 @@ class Cluster:
             return self._settings
 
     def _apply_settings(self, partition: TopicPartition, end: int) -> None:
-        deadline = time.monotonic() + _READ_TIMEOUT
         with self._reader_lock:
+            deadline = time.monotonic() + _READ_TIMEOUT
             reader = self._open_reader()
             start = self._admin.list_partition_offsets({partition: OffsetSpec.EARLIEST})[partition].offset
             reader.assign([partition])
             reader.seek(partition, max(start, self._settings_next))
-            while (reader.position(partition) or 0) < end:
+            while (position_of(reader, partition) or 0) < end:
+                self._check_open()
                 if time.monotonic() > deadline:
                     raise kafka_errors.KafkaTimeoutError(f"topic {SETTINGS} could not be read up to {end}")
                 for message in reader.poll(timeout_ms=200).get(partition, ()):
                     key = (message.key or b"").decode("utf-8", "replace")
-                    entry = _parsed(message.value)
+                    entry = parse_settings(message.value)
                     if entry is None:
                         self._settings.pop(key, None)
                     else:
@@ -458,13 +492,13 @@ class Cluster:
                 self._make(SETTINGS, {"cleanup.policy": "compact"})
             except TopicExistsError:
                 pass  # somebody else was faster
-        self._write_settings(self.full(spec.name), {"id": described["topic_id"], **_settings_of(spec)})
+        self._write_settings(self.full(spec.name), {"id": described["topic_id"], **settings_of(spec)})
 
     def _write_settings(self, key: str, entry: Mapping[str, Any] | None) -> None:
         from kafka import KafkaProducer  # rarely needed: a producer of its own, for one record
 
-        ours: dict[str, Any] = {"client_id": "comux-settings", "kafka_client": watched(self.notes)}
-        producer = build(KafkaProducer, self.options.for_client("producer", **ours), self.where, self.notes)
+        arguments = self.options.for_client("producer", client_id="comux-settings", acks="all")
+        producer = build(KafkaProducer, arguments, self.where, self.notes)
         try:
             try:
                 value = None if entry is None else json.dumps(entry).encode()
@@ -478,11 +512,10 @@ class Cluster:
 
     def committed(self, group: str, names: Iterable[str]) -> dict[str, int | None]:
         """Committed offset of a group in each topic; ``None`` where it has none."""
-        partitions = {name: self.partition(name) for name in names}
-        found = self._ask(
-            f"group {group!r}", self._admin.list_group_offsets, {self.full(group): list(partitions.values())}
-        )
-        offsets = found.get(self.full(group), {})
+        full, partitions = self.full(group), {name: self.partition(name) for name in names}
+        right = f"READ on group {full!r}"
+        wanted = {full: list(partitions.values())}
+        offsets = self._ask(f"group {group!r}", self._admin.list_group_offsets, wanted, right=right).get(full, {})
         out: dict[str, int | None] = {}
         for name, partition in partitions.items():
             entry = offsets.get(partition)
@@ -492,7 +525,11 @@ class Cluster:
     def begin_group(self, group: str, offsets: Mapping[str, int]) -> None:
         """Commit where a new group begins. Where others are members already, the cluster refuses; they know better."""
         values = {self.partition(name): OffsetAndMetadata(offset, "", -1) for name, offset in offsets.items()}
-        self._ask(f"group {group!r}", self._admin.alter_group_offsets, self.full(group), values)
+        full = self.full(group)
+        right, what = f"READ on group {full!r}", f"group {group!r}"
+        for error in self._ask(what, self._admin.alter_group_offsets, full, values, right=right).values():
+            if issubclass(error, kafka_errors.AuthorizationError):
+                raise translate(error(), f"{self.where}: {what}", self.notes, right=right)
 
     def groups(self, name: str) -> list[GroupInfo]:
         """The groups below the prefix that read or read this topic."""
@@ -531,7 +568,8 @@ class Cluster:
         full, partition = self.full(group), self.partition(name)
         everywhere = self._ask(f"group {group!r}", self._admin.list_group_offsets, full).get(full, {})
         if set(everywhere) <= {partition}:
-            result = self._ask(f"group {group!r}", self._admin.delete_groups, [full])
+            right = f"DELETE on group {full!r}"
+            result = self._ask(f"group {group!r}", self._admin.delete_groups, [full], right=right)
             if result.get(full) != "OK":
                 raise TopicBusyError(f"{self.where}: group {group!r} was not deleted: {result.get(full)}")
         else:
@@ -543,53 +581,3 @@ def _reads(member: Mapping[str, Any], topic: str) -> bool:
     assignment = member.get("member_assignment") or {}
     parts: Sequence[Any] = assignment.get("assigned_partitions", ()) if isinstance(assignment, Mapping) else ()
     return any(part.get("topic") == topic for part in parts)
-
-
-def _has_settings(spec: TopicSpec) -> bool:
-    return bool(_settings_of(spec))
-
-
-def _settings_of(spec: TopicSpec) -> dict[str, Any]:
-    """What of a spec differs from the defaults, JSON-ready."""
-    plain = TopicSpec(spec.name)
-    out: dict[str, Any] = {}
-    dtype = dtype_of(spec)
-    if dtype is not None:
-        out["dtype"] = dtype.str if dtype.names is None else dtype.descr
-        out["shape"] = list(spec.shape)
-    for field_name in ("records", "data_bytes", "writers", "group_grace"):
-        if getattr(spec, field_name) != getattr(plain, field_name):
-            out[field_name] = getattr(spec, field_name)
-    if spec.metadata:
-        out["metadata"] = dict(spec.metadata)
-    return out
-
-
-def spec_from(name: str, entry: Mapping[str, Any]) -> TopicSpec:
-    """The spec of a kept entry; a field that is not as ``_settings_of`` writes it counts for nothing."""
-    dtype: Any = entry.get("dtype")
-    if isinstance(dtype, list):
-        dtype = [tuple(tuple(part) if isinstance(part, list) else part for part in item) for item in dtype]
-    fields = {key: entry[key] for key in ("records", "data_bytes", "writers", "group_grace") if key in entry}
-    metadata = entry.get("metadata")
-    try:
-        return TopicSpec(
-            name,
-            dtype=None if dtype is None else np.dtype(dtype),
-            shape=tuple(entry.get("shape", ())),
-            metadata=metadata if isinstance(metadata, dict) else {},
-            **fields,
-        )
-    except (TypeError, ValueError) as error:
-        _log.warning("the kept settings of topic %r cannot be read and count for nothing: %s", name, error)
-        return TopicSpec(name)
-
-
-def _parsed(value: bytes | None) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    try:
-        entry = json.loads(value)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) else None

@@ -5,10 +5,10 @@ A handle has one lane per topic (``kafka_lane``), filled by a polling thread tha
 
 **High-water marks** come with fetched records, and from acknowledgements of this connection's own producers: ``lag``
 and ``end_offset`` ask nobody, as long as records are being fetched. A topic that is paused (by its reader, or because
-enough of it waits) is fetched no more: then the mark is asked for, at most twice a second.
+enough of it waits) is fetched no more: then the mark is asked for, at most twice a second, and nobody waits for it.
 
 **Newest keyframe.** Among what was fetched where that reaches up to the high-water mark; else the newest records are
-read for it by another client, at most twice a second.
+read for it by another client, at most twice a second, and none twice. Records without flags are looked into.
 """
 
 from __future__ import annotations
@@ -35,8 +35,30 @@ _log = logging.getLogger("comux.transport")
 _FRESH_NS: Final = 500_000_000
 _ARRIVES: Final = 1.0  # seconds in which what is known to be there comes, where there is a connection
 _COMMIT_TIMEOUT: Final = 10.0
+_HOPELESS: Final = 0.5  # seconds for a last commit where the broker is not there
 _SCAN_FIRST: Final = 64
 _SCAN_BYTES: Final = 64 << 20
+
+
+class _Starts:
+    """Where a decoder can start in one topic, as far as its records were looked at for that.
+
+    Attributes:
+        newest: Newest such offset; -1: none.
+        upto: Records before this offset need not be looked at again.
+        scanned_ns: Monotonic time at which unread records were read for this.
+    """
+
+    __slots__ = ("newest", "scanned_ns", "upto")
+
+    def __init__(self) -> None:
+        self.newest = -1
+        self.upto = 0
+        self.scanned_ns = 0
+
+    def look(self, record: Record, starts: Callable[[Record], bool] | None) -> None:
+        if record.flags & KEYFRAME or (starts is not None and starts(record)):
+            self.newest = max(self.newest, record.offset)
 
 
 class KafkaConsumer(Consumer):
@@ -54,6 +76,8 @@ class KafkaConsumer(Consumer):
         stops: ``on_end="stop"``.
         forget: Called once at the end.
     """
+
+    looks_inside = True
 
     def __init__(
         self,
@@ -85,7 +109,7 @@ class KafkaConsumer(Consumer):
         self._woken = False
         self._closed = False
         self._turn = 0
-        self._scans: dict[str, tuple[int, int, int | None]] = {}
+        self._starts: dict[str, _Starts] = {}
         for lane in lanes:
             lane.state.users += 1
 
@@ -102,7 +126,8 @@ class KafkaConsumer(Consumer):
             self._ready.notify_all()
         if self.group is not None:
             try:
-                self._member.commit(self._order, _COMMIT_TIMEOUT)
+                lost = any(lane.trouble is not None for lane in self._order)
+                self._member.commit(self._order, _HOPELESS if lost else _COMMIT_TIMEOUT)
             except ComuxError as error:
                 _log.warning("what was acknowledged last comes again: %s", error)
         if isinstance(self._member, KafkaMembership):
@@ -164,11 +189,7 @@ class KafkaConsumer(Consumer):
         for index, lane in enumerate(order):
             share = -(-(max_records - len(out)) // (len(order) - index))
             before = lane.nbytes
-            for _ in range(share):
-                record = lane.take()
-                if record is None:
-                    break
-                out.append(record)
+            out += lane.take(share)
             if before > half >= lane.nbytes:
                 self._poller.kick(lane)  # it may be fetched again
         return out
@@ -286,46 +307,50 @@ class KafkaConsumer(Consumer):
         return self._cluster.offset_for_time(self._checked_lane(topic).name, timestamp)
 
     def _refresh(self, lane: Lane) -> None:
-        """Ask for the high-water mark of a topic that is not being fetched, where the known one is old."""
+        """Have the high-water mark asked for of a topic that is not being fetched, where the known one is old."""
         idle = lane.paused or lane.nbytes > self._cluster.options.queue_bytes // 2
-        if idle and time.monotonic_ns() - lane.state.seen_ns > _FRESH_NS:
-            try:
-                lane.state.saw(self._cluster.end_offset(lane.name))
-            except ComuxError:
-                lane.state.saw(0)  # nothing new is known; ask again later
+        now = time.monotonic_ns()
+        if idle and now - max(lane.state.seen_ns, lane.mark_asked_ns) > _FRESH_NS and lane.trouble is None:
+            lane.mark_asked_ns = now
+            self._poller.ask_mark(lane)
 
-    def newest_keyframe(self, topic: str | None = None) -> int | None:
+    def newest_keyframe(self, topic: str | None = None, starts: Callable[[Record], bool] | None = None) -> int | None:
         self._check_alive()
         lane = self._checked_lane(topic)
         self._refresh(lane)
+        known = self._starts.setdefault(lane.name, _Starts())
         with self._ready:
             self._check()
-            queued = lane.keyframes[-1] if lane.keyframes else None
+            flagged = lane.keyframes[-1] if lane.keyframes else None
             fetched, high_water = max(lane.fetched, lane.position), lane.state.high_water
-            generation = lane.generation
-        if fetched >= high_water:
-            return queued
-        ahead = self._scan(lane, generation, fetched, high_water)
-        return queued if ahead is None else ahead
-
-    def _scan(self, lane: Lane, generation: int, first: int, end: int) -> int | None:
-        """Newest keyframe in ``[first, end)``, looked for from the end; what was found is good for half a second."""
-        known = self._scans.get(lane.name)
+            queued = (
+                [] if starts is None else [r for r in lane.queue if isinstance(r, Record) and r.offset >= known.upto]
+            )
+        if starts is not None:
+            for record in queued:
+                known.look(record, starts)
+            known.upto = max(known.upto, fetched)
         now = time.monotonic_ns()
-        if known is not None and known[0] == generation and lane.paused is False and now - known[1] < _FRESH_NS:
-            found = known[2]
-            if found is not None and found >= first:
-                return found
-        spec, window, budget, found = self._specs[lane.name], _SCAN_FIRST, _SCAN_BYTES, None
-        upper = end
-        while upper > first and budget > 0 and found is None:
-            lower = max(first, upper - window)
-            records = [r for r in self._cluster.read(lane.name, lower, upper, spec) if isinstance(r, Record)]
-            budget -= sum(len(r.value) if isinstance(r.value, bytes) else 0 for r in records)
-            found = max((r.offset for r in records if r.flags & KEYFRAME), default=None)
-            upper, window = lower, window * 2
-        self._scans[lane.name] = (generation, now, found)
-        return found
+        if fetched < high_water and now - known.scanned_ns > _FRESH_NS:
+            known.scanned_ns = now
+            self._scan(lane, known, max(fetched, known.upto), high_water, starts)
+        found = max(known.newest, -1 if flagged is None else flagged)
+        return found if found >= lane.position else None
+
+    def _scan(self, lane: Lane, known: _Starts, first: int, end: int, starts: Callable[[Record], bool] | None) -> None:
+        """Look for the newest keyframe in ``[first, end)``, from the end; no record is read for that twice."""
+        spec, window, budget, upper = self._specs[lane.name], _SCAN_FIRST, _SCAN_BYTES, end
+        try:
+            while upper > first and budget > 0 and known.newest < upper:
+                lower = max(first, upper - window)
+                for record in self._cluster.read(lane.name, lower, upper, spec):
+                    if isinstance(record, Record):
+                        known.look(record, starts)
+                        budget -= len(record.value) if isinstance(record.value, bytes) else 0
+                upper, window = lower, window * 2
+            known.upto = max(known.upto, end)
+        except ComuxError as error:  # poll says so, if it lasts
+            _log.debug("topic %r: no keyframe was looked for: %s", lane.name, error)
 
     def lag(self, topic: str | None = None) -> int:
         self._check_alive()

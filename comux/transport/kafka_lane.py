@@ -6,9 +6,9 @@ any time; partitions of a group are taken away at any time; and every offset has
 **Algorithm.** The queue holds records (and ends of epochs) in the order of their offsets. A *generation* counts what
 makes everything fetched so far worthless: a seek, a partition taken away. The polling thread delivers with the
 generation it fetched under, and what is older is thrown away; ``position`` is the next offset to be handed out, so
-what is thrown away is fetched again. What lies between the position and the next record that comes is, in this order:
-jumped (``seek``), lapped (the log no longer had it), or a hole (``absorbed``: ends of epochs, and what transactions
-and compaction leave: offsets that hold no record).
+what is thrown away is fetched again. What lies between the position and the next record that comes is jumped
+(``seek``), lapped (the log no longer had it: a ``Gap`` stands in the queue), or a hole (``absorbed``: ends of epochs,
+and what transactions and compaction leave: offsets that hold no record).
 
 **Groups.** ``outstanding`` holds what was handed out and not acknowledged. The committed offset is that of the oldest
 of these, so a crash repeats records, and loses none.
@@ -37,6 +37,17 @@ from .kafka_wire import End, decode, wire_bytes
 PLACE: Final = "uncommitted"
 
 
+class Gap:
+    """Offsets without records for this lane, in the place of one: up to ``end`` there is nothing, and the last
+    ``lapped`` of it are lost."""
+
+    __slots__ = ("end", "lapped")
+
+    def __init__(self, end: int, lapped: int = 0) -> None:
+        self.end = end
+        self.lapped = lapped
+
+
 class Lane:
     """See the module.
 
@@ -50,6 +61,7 @@ class Lane:
         epoch: Newest epoch at the time of opening: where it ends, a lane that ``stops`` is at its end.
         grouped: Belongs to a member of a group: what it hands out is acknowledged.
         owned: Whether its partition is this process' already; else the group will tell.
+        topic_id: Kafka's, where it is known: a topic that was deleted and made anew has another.
     """
 
     def __init__(
@@ -66,10 +78,12 @@ class Lane:
         stops: bool,
         grouped: bool,
         owned: bool,
+        topic_id: str | None = None,
     ) -> None:
         self.state = state
         self.name = state.name
         self.partition = partition
+        self.topic_id = topic_id
         self.dtype = dtype
         self.shape = shape
         self.condition = condition
@@ -78,7 +92,7 @@ class Lane:
         self.epoch = epoch
         self.stops = stops
         self.grouped = grouped
-        self.queue: deque[Record | End] = deque()
+        self.queue: deque[Record | End | Gap] = deque()
         self.nbytes = 0
         self.generation = 0
         self.sought = True  #: the position was asked for, and may lie beyond the end
@@ -87,7 +101,8 @@ class Lane:
         self.over = False  #: the end was reached and nothing came after it
         self.failure: ComuxError | None = None  #: for good
         self.trouble: ComuxError | None = None  #: while there is no connection
-        self.jumped = 0
+        self.mark_asked_ns = 0  #: when the high-water mark was asked for last
+        self.skipped = 0  #: records passed over since the last that was handed out
         self.fetched = position  #: offset after the newest record delivered
         self.keyframes: deque[int] = deque()
         self.outstanding: dict[int, None] = {}
@@ -95,7 +110,6 @@ class Lane:
         self.committed: int | None = position if grouped else None
         self.bytes_read = 0
         self._sizes: deque[int] = deque()
-        self._lapped = 0
         self._delivered_epoch = 0
 
     def begins(self, newest: Record | End | None) -> None:
@@ -113,16 +127,16 @@ class Lane:
     def deliver(self, generation: int, messages: list[Any], high_water: int | None) -> int:
         """Take in what was fetched; returns the bytes that wait now. Called without the lock."""
         items: list[Record | End] = []
-        sizes: list[int] = []
+        epoch = self._delivered_epoch
         for message in messages:
-            item = decode(message, self.name, self._delivered_epoch, self.dtype, self.shape)
+            item = decode(message, self.name, epoch, self.dtype, self.shape)
+            epoch = item.epoch
             if isinstance(item, End):
-                self._delivered_epoch = item.epoch + 1
+                epoch += 1
                 self.state.saw_end(item)
-            else:
-                self._delivered_epoch = item.epoch
             items.append(item)
-            sizes.append(wire_bytes(message))
+        self._delivered_epoch = epoch
+        sizes = [wire_bytes(message) for message in messages]
         if high_water is not None:
             self.state.saw(high_water)
         with self.condition:
@@ -130,8 +144,6 @@ class Lane:
                 return self.nbytes
             self.trouble = None
             if items:
-                if self._lapped and isinstance(items[0], Record):
-                    items[0].skipped, self._lapped = self._lapped, 0
                 self.keyframes.extend(r.offset for r in items if isinstance(r, Record) and r.flags & 1)
                 self.queue.extend(items)
                 self._sizes.extend(sizes)
@@ -142,12 +154,16 @@ class Lane:
                 self.condition.notify_all()
             return self.nbytes
 
-    def lapped(self, generation: int, count: int, target: int) -> None:
-        """The log no longer reaches back to where this lane was: it goes on at ``target``."""
+    def passed(self, generation: int, end: int, lapped: int = 0) -> None:
+        """There is nothing up to ``end``; the last ``lapped`` offsets of it were there once."""
         with self.condition:
-            if generation == self.generation:
-                self._lapped += count
-                self.fetched = target
+            if generation == self.generation and self.owned and end > self.fetched:
+                self.queue.append(Gap(end, lapped))
+                self._sizes.append(0)
+                self.fetched = end
+                if len(self.queue) == 1:  # nothing waits before it
+                    self._meets(self.queue[0])
+                self.condition.notify_all()
 
     def fail(self, error: ComuxError) -> None:
         """Nothing more will come."""
@@ -181,58 +197,65 @@ class Lane:
 
     # -- the reader, with the lock held ----------------------------------------------------------------------------
 
-    def take(self) -> Record | None:
-        """The next record, counted; ``None`` where there is none now."""
-        while self.queue:
-            item = self.queue[0]
-            if isinstance(item, End):
+    def take(self, most: int) -> list[Record]:
+        """The next records, counted; none where there are none now."""
+        queue, sizes, keyframes = self.queue, self._sizes, self.keyframes
+        out: list[Record] = []
+        while queue and len(out) < most:
+            item = queue[0]
+            if not isinstance(item, Record):
                 if self._meets(item):
-                    return None
+                    break
                 continue
-            self.queue.popleft()
-            size = self._sizes.popleft()
+            queue.popleft()
+            size = sizes.popleft()
             self.nbytes -= size
             self.bytes_read += size
-            if item.flags & 1 and self.keyframes and self.keyframes[0] == item.offset:
-                self.keyframes.popleft()
-            self._pass_to(item)
-            self.position = item.offset + 1
-            return item
-        return None
+            offset = item.offset
+            if item.flags & 1 and keyframes and keyframes[0] == offset:
+                keyframes.popleft()
+            if offset != self.position or self.skipped:
+                self._pass_to(item)
+            if self.grouped:
+                self.outstanding[offset] = None
+            self.position = offset + 1
+            out.append(item)
+        if out:
+            place = PLACE if self.grouped else "handing"
+            self.account.receive(place, len(out))
+            if not self.grouped:
+                self.account.deliver(place, len(out))
+        return out
 
     def _pass_to(self, record: Record) -> None:
-        """Account for the offsets between the position and ``record``, and for the record."""
-        lapped = record.skipped
-        holes = record.offset - self.position - lapped
-        account = self.account
-        if lapped:
-            account.skip("lapped", lapped)
-        if holes > 0:
-            account.receive("handing", holes)
-            account.absorb("handing", holes)
-        if self.jumped:
-            record.skipped += self.jumped
-            self.jumped = 0
-        if self.grouped:
-            account.receive(PLACE)
-            self.outstanding[record.offset] = None
-        else:
-            account.receive("handing")
-            account.deliver("handing")
+        """Account for the offsets between the position and ``record``."""
+        self._absorb(record.offset - self.position)
+        record.skipped, self.skipped = self.skipped, 0
 
-    def _meets(self, end: End) -> bool:
-        """Come to an end in the log; whether it is this lane's last."""
-        if self.stops and end.epoch >= self.epoch:
+    def _absorb(self, holes: int) -> None:
+        if holes > 0:
+            self.account.receive("handing", holes)
+            self.account.absorb("handing", holes)
+
+    def _meets(self, item: Record | End | Gap) -> bool:
+        """Come to what is no record; whether it is the end that is this lane's last."""
+        assert not isinstance(item, Record)
+        if isinstance(item, End) and self.stops and item.epoch >= self.epoch:
             self.over = True
             return True
         self.queue.popleft()
         self.nbytes -= self._sizes.popleft()
-        holes = end.offset + 1 - self.position
-        self.account.receive("handing", holes)
-        self.account.absorb("handing", holes)
-        self.position = end.offset + 1
-        if not self.queue:
-            self.over = True
+        if isinstance(item, End):
+            self._absorb(item.offset + 1 - self.position)
+            self.position = item.offset + 1
+            if not self.queue:
+                self.over = True
+        else:
+            lapped = min(item.lapped, item.end - self.position)
+            self._absorb(item.end - self.position - lapped)
+            self.account.skip("lapped", lapped)
+            self.skipped += lapped
+            self.position = item.end
         if self.grouped:
             self._want_commit()
         return False
@@ -241,7 +264,7 @@ class Lane:
         """Go on at ``offset``; see ``Consumer.seek``."""
         ahead = offset - self.position
         self.account.skip("jumped", ahead)
-        self.jumped = max(0, self.jumped + ahead)
+        self.skipped = max(0, self.skipped + ahead)
         self.position = offset
         self._forget_fetched()
         self.sought = True
@@ -252,7 +275,7 @@ class Lane:
         self.queue.clear()
         self._sizes.clear()
         self.keyframes.clear()
-        self.nbytes = self._lapped = 0
+        self.nbytes = 0
         self.fetched = self.position
 
     def ack(self, offset: int) -> bool:
@@ -298,8 +321,8 @@ class Lane:
 
     def ended(self) -> bool | None:
         """Whether the end was reached; ``None`` where something is on its way that will tell."""
-        while self.queue and isinstance(self.queue[0], End):
-            if self._meets(self.queue[0]):
+        while self.queue and not isinstance(item := self.queue[0], Record):
+            if self._meets(item):
                 return True
         if self.queue:
             return False

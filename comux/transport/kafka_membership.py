@@ -40,8 +40,9 @@ from comux.errors import ClosedError, ComuxError, StaleLeaseError
 
 from .interface import Membership, OnAssigned, OnRevoked
 from .kafka_cluster import SETTINGS, Cluster
+from .kafka_failures import Notes, translate
 from .kafka_lane import Lane
-from .kafka_net import Notes, build, translate, watched
+from .kafka_net import build, keep_joining
 from .kafka_poller import LOST, Lifeline, as_offsets, commit_now, wanted_of
 
 _log = logging.getLogger("comux.transport")
@@ -91,7 +92,7 @@ class KafkaMembership(Membership):
         self._on_revoked = on_revoked
         self._lifeline = lifeline
         self._forget = forget
-        self._notes = Notes()
+        self._notes = Notes(cluster.options.client)
         self._lock = threading.Lock()
         self._owned: set[str] = set()
         self._lanes: set[Lane] = set()
@@ -117,7 +118,6 @@ class KafkaMembership(Membership):
             "allow_auto_create_topics": False,
             "metrics_enabled": False,
             "partition_assignment_strategy": [CooperativeStickyAssignor],
-            "kafka_client": watched(self._notes),
         }
         arguments = options.for_client("consumer", **ours)
         # What is assigned is paused: where it would begin to fetch does not matter.
@@ -165,7 +165,8 @@ class KafkaMembership(Membership):
                 raise StaleLeaseError(
                     f"{where}: lost its topics before the commit; their records come again"
                 ) from error
-            raise translate(error, f"{where}: commit", self._notes) from error
+            right = f"READ on group {self._cluster.full(self.group)!r}"
+            raise translate(error, f"{where}: commit", self._notes, right=right) from error
 
     def close(self) -> None:
         if self._lifeline.dead or self._closed.is_set():
@@ -192,6 +193,7 @@ class KafkaMembership(Membership):
         try:
             while not self._closed.is_set():
                 try:
+                    keep_joining(self._consumer)
                     self._consumer.poll(timeout_ms=_POLL_MS)
                     self._failure = None
                     if time.monotonic() >= next_commit:
@@ -206,7 +208,8 @@ class KafkaMembership(Membership):
             self._leave()
 
     def _note(self, error: kafka_errors.KafkaError) -> None:
-        self._failure = translate(error, f"{self._cluster.where}: group {self.group!r}", self._notes)
+        right = f"READ on group {self._cluster.full(self.group)!r}"
+        self._failure = translate(error, f"{self._cluster.where}: group {self.group!r}", self._notes, right=right)
         _log.warning("%s", self._failure)
         self._closed.wait(0.2)
 

@@ -2,21 +2,24 @@
 
 **Problem.** kafka-python retries everything and tells nobody: a wrong password, a certificate that does not fit and a
 host where nobody listens all end as "Unable to bootstrap" after the full time-out, and a broker that dies while a
-consumer polls is only a line in the log.
+consumer polls is only a line in the log. A client that could not be made leaves its thread and sockets behind.
 
-**What this does.** ``watched(notes)`` makes the ``kafka_client`` that every client of one broker handle is given. It
-notes the newest failure of each node's connection in ``notes``, takes the note back when a connection comes about, and
-lets a bootstrap end as soon as every address it may try has failed for good, or three times.
+**What this does.** ``build`` makes every client of a broker handle, with a network of our making: it notes the
+newest failure of each node's connection in ``Notes``, takes the note back when a connection comes about, begins with
+the address that failed least, and lets a bootstrap end as soon as every address it may try has failed for good, or
+three times. What cannot be made is taken apart again, and the reason is told (``kafka_failures``).
 
-**Threads.** Notes are written by the I/O threads of the clients and read by any; single dictionary operations only.
+**Hanging up.** A listener that is spoken to in the wrong way closes the connection: at the greeting where it wants TLS,
+at the first request after it where it wants credentials. Which of the two it was is noted too.
 
-The exceptions meant here are those of kafka-python; ``translate`` makes them ours.
+**Threads.** What is noted is noted on the clients' I/O threads.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-import ssl
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -24,141 +27,173 @@ from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaTCPTransport
 
-from comux.errors import (
-    AuthenticationError,
-    BrokerTooOldError,
-    ClosedError,
-    ComuxError,
-    ConfigError,
-    ConnectError,
-    NotAuthorizedError,
-    RecordTooLargeError,
-    TlsError,
-    TopicError,
-    TopicExistsError,
-    UnknownTopicError,
-    WaitTimeoutError,
-)
+from comux.redaction import redacted
 
-from .address import redacted
+from .kafka_failures import HungUp, Notes, Trouble, opening_failure
 
 C = TypeVar("C")
-_TRIES: Final = 3
-_REFUSED_CREDENTIALS: Final = (
-    kafka_errors.SaslAuthenticationFailedError,
-    kafka_errors.UnsupportedSaslMechanismError,
-    kafka_errors.IllegalSaslStateError,
-)
+
+_LEAST_TRY_MS: Final = 1000
+_RECEIVE: Final = 64 << 10  # larger ones are mapped anew for each call
 
 
 class _NoSecrets(logging.Filter):
-    """kafka-python writes the options of an admin client, passwords among them, into its debug log."""
+    """kafka-python's debug log has the options of an admin client, requests and raw bytes: passwords among them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, Mapping):
             record.args = redacted(record.args)
         elif isinstance(record.args, tuple):
-            record.args = tuple(redacted(a) if isinstance(a, Mapping) else a for a in record.args)
+            record.args = tuple(map(_harmless, record.args))
         return True
 
 
+def _harmless(argument: Any) -> Any:
+    if isinstance(argument, Mapping):
+        return redacted(argument)
+    if isinstance(argument, (bytes, bytearray, memoryview)):
+        return f"<{len(argument)} bytes>"
+    if type(argument).__name__.startswith("Sasl") and not isinstance(argument, Exception):
+        return f"<{type(argument).__name__}>"
+    return argument
+
+
 logging.getLogger("kafka").addHandler(logging.NullHandler())  # what it warns of, comux reports; who listens still can
-logging.getLogger("kafka.admin.client").addFilter(_NoSecrets())
+for _name in ("kafka.admin.client", "kafka.net.connection", "kafka.protocol.parser"):
+    logging.getLogger(_name).addFilter(_NoSecrets())
 
 
-class Notes:
-    """The newest failure of each node, by node id; a node without one is well or was not tried."""
+class _Place:
+    """One connection, and what becomes of it."""
 
-    def __init__(self) -> None:
-        self._trouble: dict[Any, BaseException] = {}
-        self._failures: dict[Any, int] = {}
-        self.newest: BaseException | None = None  #: of any node, ever
-        self.client: KafkaNetClient | None = None  #: the newest that was made
+    def __init__(self, notes: Notes, node: Any, at: str, *, bootstrap: bool) -> None:
+        self._notes = notes
+        self._node = node
+        self._at = at
+        self._bootstrap = bootstrap
+        self._greeted = self._lost = False
 
-    def failed(self, node: Any, error: BaseException) -> None:
-        """A connection to ``node`` did not come about, or was lost."""
-        self._failures[node] = self._failures.get(node, 0) + 1
-        self._trouble[node] = self.newest = error
+    def watch(self, connection: Any) -> None:
+        """Note the fate of ``connection``, which has not begun yet."""
+        connection.init_future.add_callback(self._connected)
+        connection.init_future.add_errback(self._failed)
+        connection.close_future.add_errback(self._failed)
 
-    def connected(self, node: Any) -> None:
-        """A connection to ``node`` came about."""
-        self._trouble.pop(node, None)
-        self._failures.pop(node, None)
+    def _connected(self, _: Any) -> None:
+        self._greeted = True
+        self._notes.connected(self._node, for_good=not self._bootstrap)
 
-    def trouble(self, node: Any) -> BaseException | None:
-        """Why there is no connection to ``node``; ``None`` where nothing is known to be wrong."""
-        return self._trouble.get(node)
+    def _failed(self, error: BaseException) -> None:
+        if self._lost:  # what ends a connection that has not come about yet is told twice
+            return
+        self._lost = True
+        hung_up = isinstance(error, kafka_errors.KafkaConnectionError) and "disconnected" in str(error)
+        self._notes.count(self._node)
+        self._note(HungUp(self._greeted) if self._bootstrap and hung_up else error)
 
-    def hopeless(self, node: Any) -> BaseException | None:
-        """The failure of a node that is not worth another try of a bootstrap."""
-        error = self._trouble.get(node)
-        if error is None or not (_for_good(error) or self._failures.get(node, 0) >= _TRIES):
-            return None
-        return error
-
-
-def _for_good(error: BaseException) -> bool:
-    return isinstance(error, (*_REFUSED_CREDENTIALS, kafka_errors.AuthorizationError)) or _tls_cause(error) is not None
-
-
-def _tls_cause(error: BaseException) -> ssl.SSLError | None:
-    """The TLS failure behind an error of kafka-python, which wraps it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLError):
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return None
+    def _note(self, error: BaseException) -> None:
+        self._notes.failed(self._node, Trouble(error, self._at, advertised=not self._bootstrap))
 
 
 class _Manager(KafkaConnectionManager):  # type: ignore[misc]
     def __init__(self, net: Any, notes: Notes, **configs: Any) -> None:
         self._notes = notes
         super().__init__(net, **configs)
+        everywhere = self.cluster.bootstrap_brokers
 
-    def get_connection(self, node_id: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.cluster.is_bootstrap(node_id):
-            failures = [self._notes.hopeless(node.node_id) for node in self.cluster.bootstrap_brokers()]
+        def least_failed() -> list[Any]:
+            """kafka-python draws one: only where it has not failed more often than another."""
+            nodes = everywhere()
+            fewest = min(notes.failures(node.node_id) for node in nodes)
+            return [node for node in nodes if notes.failures(node.node_id) == fewest]
+
+        self._everywhere = everywhere
+        self.cluster.bootstrap_brokers = least_failed
+
+    async def _build_transport(self, *args: Any, **kwargs: Any) -> Any:
+        transport = await super()._build_transport(*args, **kwargs)
+        receive = transport._sock_recv
+        if type(transport) is KafkaTCPTransport:
+            receive = functools.partial(_receive, transport._sock)
+
+        def receive_before_the_end() -> tuple[bytes, BaseException | None]:
+            """kafka-python throws away what came together with the end of a connection: refusals, above all. The end
+            is still there when it looks again."""
+            data, error = receive()
+            return data, None if data else error
+
+        transport._sock_recv = receive_before_the_end
+        return transport
+
+    def get_connection(self, node_id: Any, timeout_ms: float | None = None, *args: Any, **kwargs: Any) -> Any:
+        bootstrap = self.cluster.is_bootstrap(node_id)
+        nodes = self._everywhere()
+        if bootstrap:
+            failures = [self._notes.hopeless(node.node_id) for node in nodes]
             if all(failures):
                 raise next(f for f in failures if f is not None)
+            if timeout_ms is not None:  # none of several may take all of the time
+                timeout_ms = min(timeout_ms, max(_LEAST_TRY_MS, timeout_ms / len(nodes)))
+        else:
+            for node in nodes:
+                self._notes.forget(node.node_id)
         known = self._conns.get(node_id)
-        connection = super().get_connection(node_id, *args, **kwargs)
+        connection = super().get_connection(node_id, timeout_ms, *args, **kwargs)
         if connection is not known:
-            notes = self._notes
-            connection.init_future.add_callback(lambda _: notes.connected(node_id))
-            connection.init_future.add_errback(lambda error: notes.failed(node_id, error))
-            connection.close_future.add_errback(lambda error: notes.failed(node_id, error))
+            found = self.cluster.broker_metadata(node_id)
+            _Place(self._notes, node_id, f"{found.host}:{found.port}", bootstrap=bootstrap).watch(connection)
         return connection
 
 
-def watched(notes: Notes) -> Callable[..., KafkaNetClient]:
-    """For the option ``kafka_client`` of a client: a client that keeps ``notes``."""
+def _receive(sock: socket.socket) -> tuple[bytes, BaseException | None]:
+    """What has arrived, and whether the connection ended: in place of a transport's ``_sock_recv``.
 
-    def make(**configs: Any) -> KafkaNetClient:
-        net = NetworkSelector(**configs)
-        notes.client = KafkaNetClient(net=net, manager=_Manager(net, notes, **configs))
-        return notes.client
-
-    return make
+    That takes 4 kB at a time and gives up the interpreter for each of them, and waits for it again.
+    """
+    parts: list[bytes] = []
+    error: BaseException | None = None
+    try:
+        while not parts or len(parts[-1]) == _RECEIVE:
+            parts.append(sock.recv(_RECEIVE))
+        if not parts[-1]:
+            error = kafka_errors.KafkaConnectionError("socket disconnected")
+    except (BlockingIOError, InterruptedError):
+        pass
+    except OSError as failure:
+        error = kafka_errors.KafkaConnectionError(failure)
+    return b"".join(parts), error
 
 
 def build(make: Callable[..., C], arguments: Mapping[str, Any], what: str, notes: Notes) -> C:
-    """A consumer, producer or admin client; where it cannot be, its thread and connections end.
+    """A client of kafka-python's.
+
+    Args:
+        make: Its class.
+        arguments: Its options.
+        what: For messages: which cluster.
+        notes: Kept by its network.
 
     Raises:
-        ComuxError: why it cannot be.
+        ComuxError: why there is none; nothing of it is left behind.
     """
+    networks: list[KafkaNetClient] = []
+
+    def network(**configs: Any) -> KafkaNetClient:
+        net = NetworkSelector(**configs)
+        networks.append(KafkaNetClient(net=net, manager=_Manager(net, notes, **configs)))
+        return networks[-1]
+
     try:
-        return make(**arguments)
+        return make(**arguments, kafka_client=network)
     except BaseException as error:
-        client = notes.client
-        if client is not None:  # kafka-python's constructors leave it running
+        for client in networks:
             client.close()
             client._net.stop()
         if not isinstance(error, Exception):
             raise
-        raise translate(error, what, notes) from error
+        raise opening_failure(error, what, notes, arguments["bootstrap_timeout_ms"] / 1000) from error
 
 
 def cluster_of(client: Any) -> Any:
@@ -166,116 +201,18 @@ def cluster_of(client: Any) -> Any:
     return (client._client if hasattr(client, "_client") else client._sender._client)._manager.cluster
 
 
-def translate(error: BaseException, what: str, notes: Notes | None = None) -> ComuxError:
-    """kafka-python's (or the network's) exception as one of ours.
+def keep_joining(consumer: Any) -> None:
+    """Call before ``poll`` of a member of a group: its join, if one is under way, will be seen to the end.
 
-    Args:
-        error: What was raised.
-        what: Where, for the message: ``"kafka://h:9092: topic 'raw_cam1'"``.
-        notes: Says what lies behind a time-out.
+    A member that rejoins because topics changed, and whose ``poll`` times out meanwhile, would forget the join
+    (kafka-python 3.0.12): it would have no partitions, send no heartbeats, and be thrown out without noticing.
     """
-    if isinstance(error, ComuxError):
-        return error
-    waited = isinstance(error, (kafka_errors.KafkaTimeoutError, kafka_errors.NodeNotReadyError))
-    if waited and notes is not None and notes.newest is not None:
-        error = notes.newest
-    for kinds, make in _TABLE:
-        if isinstance(error, kinds):
-            return make(what, error)
-    if (tls := _tls_cause(error)) is not None:
-        return TlsError(f"{what}: no secure connection: {_tls_reason(tls)}")
-    if isinstance(error, (kafka_errors.KafkaConnectionError, OSError)):
-        return _no_connection(what, error)
-    if getattr(error, "retriable", False):
-        return ConnectError(f"{what}: {_text(error)}; it is tried again")
-    return TopicError(f"{what}: {_text(error)}")
+    coordinator = consumer._coordinator
+    if coordinator.rejoining:
+        coordinator.request_rejoin()
 
 
-def _text(error: BaseException) -> str:
-    text = str(error).strip()
-    name = type(error).__name__.removesuffix("Error")
-    return text if text.startswith("[Error") or name in text else f"{name}: {text}" if text else name
-
-
-def _tls_reason(error: ssl.SSLError) -> str:
-    reason = (error.reason or str(error)).replace("_", " ").lower()
-    if "wrong version number" in reason or "record layer failure" in reason:
-        return f"{reason}: that listener speaks no TLS; use its TLS port, or security_protocol=PLAINTEXT/SASL_PLAINTEXT"
-    detail = getattr(error, "verify_message", "")
-    return f"{reason}{f' ({detail})' if detail else ''}; check ssl_cafile, the host name, and the client's certificate"
-
-
-def _no_connection(what: str, error: BaseException) -> ComuxError:
-    text = str(error)
-    if "refused" in text.lower() or isinstance(error, ConnectionRefusedError):
-        return ConnectError(
-            f"{what}: nobody listens there (connection refused); start the cluster, or correct host:port"
-        )
-    closed = any(word in text.lower() for word in ("closed", "reset", "eof", "broken pipe", "recv"))
-    if closed or not text.strip():
-        return ConnectError(
-            f"{what}: the connection was closed ({text or 'no reason given'}); the broker went away, or the listener "
-            "wants "
-            "TLS or credentials: set security_protocol"
-        )
-    return ConnectError(f"{what}: no connection ({text}); check host:port and the network")
-
-
-def _too_old(what: str, error: BaseException) -> ComuxError:
-    return BrokerTooOldError(f"{what}: the broker is too old ({_text(error)}); comux needs Kafka 0.11, tests run on 4")
-
-
-_TABLE: Final[tuple[tuple[tuple[type[BaseException], ...], Callable[[str, BaseException], ComuxError]], ...]] = (
-    (
-        _REFUSED_CREDENTIALS,
-        lambda what, error: AuthenticationError(
-            f"{what}: the credentials were refused ({_text(error)}); check sasl_mechanism, user and password"
-        ),
-    ),
-    (
-        (kafka_errors.AuthorizationError,),
-        lambda what, error: NotAuthorizedError(
-            f"{what}: not authorised ({_text(error)}); ask for an ACL that allows it"
-        ),
-    ),
-    (
-        (kafka_errors.UnknownTopicOrPartitionError, kafka_errors.UnknownTopicIdError),
-        lambda what, error: UnknownTopicError(f"{what}: no such topic; create it, or start what publishes it"),
-    ),
-    (
-        (kafka_errors.TopicAlreadyExistsError,),
-        lambda what, error: TopicExistsError(f"{what}: it exists; delete it, or pass exist_ok"),
-    ),
-    (
-        (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError),
-        lambda what, error: RecordTooLargeError(
-            f"{what}: the record is larger than the cluster takes ({_text(error)}); raise the topic's max.message.bytes"
-        ),
-    ),
-    (
-        (
-            kafka_errors.IncompatibleBrokerVersion,
-            kafka_errors.UnsupportedVersionError,
-            kafka_errors.UnrecognizedBrokerVersion,
-        ),
-        _too_old,
-    ),
-    (
-        (
-            kafka_errors.KafkaConfigurationError,
-            kafka_errors.UnsupportedCodecError,
-            ValueError,
-            AssertionError,
-            TypeError,
-        ),
-        lambda what, error: ConfigError(f"{what}: {_text(error)}"),
-    ),
-    (
-        (kafka_errors.IllegalStateError, kafka_errors.Cancelled),
-        lambda what, error: ClosedError(f"{what}: closed ({_text(error)})"),
-    ),
-    (
-        (kafka_errors.RequestTimedOutError, kafka_errors.KafkaTimeoutError),
-        lambda what, error: WaitTimeoutError(f"{what}: no answer in time ({_text(error)})"),
-    ),
-)
+def position_of(consumer: Any, partition: Any) -> int | None:
+    """Where a ``KafkaConsumer`` stands, without asking anybody."""
+    state = consumer._subscription.assignment.get(partition)
+    return None if state is None or state.position is None else int(state.position.offset)

@@ -31,6 +31,7 @@ from typing import Any, Final
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.admin import OffsetSpec
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import OffsetAndMetadata
@@ -38,8 +39,10 @@ from kafka.structs import OffsetAndMetadata
 from comux.errors import ClosedError, ComuxError, ConnectError, StaleLeaseError, UnknownTopicError
 
 from .kafka_cluster import Cluster
+from .kafka_failures import Notes, translate
+from .kafka_fetched import quicken
 from .kafka_lane import Lane
-from .kafka_net import Notes, build, cluster_of, translate, watched
+from .kafka_net import build, cluster_of, keep_joining, position_of
 from .pace import Budget
 
 _log = logging.getLogger("comux.transport")
@@ -89,7 +92,7 @@ class Poller:
         self.ended = False
         self._cluster = cluster
         self._lifeline = lifeline
-        self._notes = Notes()
+        self._notes = Notes(cluster.options.client)
         self._lock = threading.Lock()
         self._asked = threading.Condition(self._lock)
         self._lanes: dict[TopicPartition, Lane] = {}  # as wanted; guarded by the lock
@@ -97,11 +100,10 @@ class Poller:
         self._changed = False
         self._closing = False
         self._held: dict[Lane, _Held] = {}  # the thread's
+        self._refused: kafka_errors.AuthorizationError | None = None
         self._next_look = 0.0
         self._next_commit = 0.0
-        self._most = _MAX_POLL_RECORDS
-        if cluster.options.records_per_second is not None:  # a tenth of a second's, so that the rate is even
-            self._most = max(1, min(_MAX_POLL_RECORDS, int(cluster.options.records_per_second / 10)))
+        self._record_bytes: float | None = None  # of the newest, where bytes are limited
         self._consumer = self._open()
         name = "comux-kafka-poll" if group is None else f"comux-kafka-poll-{group}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -113,8 +115,6 @@ class Poller:
             "client_id": "comux",
             "fetch_max_wait_ms": 100,
             "max_partition_fetch_bytes": min(options.queue_bytes, 4 << 20),
-            "request_timeout_ms": 10_000,
-            "reconnect_backoff_max_ms": 1000,
             "retry_backoff_ms": 50,  # also how long poll sleeps until the cluster's metadata are there
             "metadata_max_age_ms": 30_000,
             "max_poll_records": _MAX_POLL_RECORDS,
@@ -123,11 +123,12 @@ class Poller:
             "allow_auto_create_topics": False,
             "metrics_enabled": False,
             "partition_assignment_strategy": [CooperativeStickyAssignor],
-            "kafka_client": watched(self._notes),
         }
         arguments = options.for_client("consumer", **ours)
         arguments.update(group_id=self.group, enable_auto_commit=False, auto_offset_reset="none")
-        return build(KafkaConsumer, arguments, self._cluster.where, self._notes)
+        consumer = build(KafkaConsumer, arguments, self._cluster.where, self._notes)
+        quicken(consumer)
+        return consumer
 
     # -- asked for by others ---------------------------------------------------------------------------------------
 
@@ -165,6 +166,22 @@ class Poller:
             self._kicked.add(lane)
             self._asked.notify()
 
+    def ask_mark(self, lane: Lane) -> None:
+        """Have the high-water mark of a topic that is not being fetched asked for; returns at once."""
+        fetcher, manager = self._consumer._fetcher, self._consumer._client._manager
+
+        def answered(found: dict[TopicPartition, Any]) -> None:
+            if lane.partition in found:
+                lane.state.saw(found[lane.partition].offset)
+
+        try:
+            wanted = {lane.partition: OffsetSpec.LATEST}
+            asked = manager.call_soon(fetcher._fetch_offsets_by_times_async, wanted, _REQUEST_MS)
+        except Exception as error:  # noqa: BLE001 - a client that is closing cannot be asked
+            _log.debug("%s: topic %r: mark not asked for: %s", self._cluster.where, lane.name, error)
+            return
+        asked.add_callback(answered)
+
     def commit(self, lanes: Iterable[Lane], timeout: float) -> None:
         """Commit what the lanes want committed, and wait until the cluster has it. Does not wait for a ``poll``.
 
@@ -186,7 +203,8 @@ class Poller:
                 raise StaleLeaseError(
                     f"{where}: lost its partitions before the commit; their records come again"
                 ) from error
-            raise translate(error, f"{where}: commit", self._notes) from error
+            right = f"READ on group {self.group!r}"
+            raise translate(error, f"{where}: commit", self._notes, right=right) from error
 
     def deleted(self, partition: TopicPartition) -> None:
         """The topic was deleted through this connection."""
@@ -234,6 +252,9 @@ class Poller:
 
     def _turn(self) -> None:
         self._apply()
+        if (refused := self._refused) is not None:
+            self._refused = None
+            raise refused
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + _LOOK_S
@@ -244,7 +265,19 @@ class Poller:
                 if not (self._changed or self._kicked or self._closing):
                     self._asked.wait(self._until_next(now))
             return
-        self._hand_out(self._consumer.poll(timeout_ms=_POLL_MS, max_records=self._most))
+        if self.group is not None:
+            keep_joining(self._consumer)
+        self._hand_out(self._consumer.poll(timeout_ms=_POLL_MS, max_records=self._most()))
+
+    def _most(self) -> int:
+        """Records that one poll may bring: where a rate is limited, a tenth of a second's, so that it is even."""
+        options, most = self._cluster.options, float(_MAX_POLL_RECORDS)
+        if options.records_per_second is not None:
+            most = min(most, options.records_per_second / 10)
+        if options.bytes_per_second is not None:
+            size = self._record_bytes
+            most = min(most, 1 if size is None else options.bytes_per_second / 10 / size)
+        return max(1, int(most))
 
     def _until_next(self, now: float) -> float:
         due = [held.budget.due(now) for held in self._held.values() if held.budget is not None]
@@ -256,10 +289,14 @@ class Poller:
             held = None if lane is None else self._held.get(lane)
             if lane is None or held is None:
                 continue
+            if self._is_another(lane):
+                continue
             before = lane.bytes_read + lane.nbytes
             waiting = lane.deliver(held.applied, messages, self._consumer.highwater(partition))
             if held.budget is not None:
-                held.budget.spend(len(messages), lane.bytes_read + lane.nbytes - before, time.monotonic())
+                nbytes = lane.bytes_read + lane.nbytes - before
+                held.budget.spend(len(messages), nbytes, time.monotonic())
+                self._record_bytes = max(1.0, nbytes / max(1, len(messages)))
             if waiting > self._cluster.options.queue_bytes or held.budget is not None:
                 self._regulate(lane, held)
 
@@ -291,7 +328,9 @@ class Poller:
             self._consumer.assign(list(wanted))
         elif wanted:
             self._consumer.subscribe(topics=[partition.topic for partition in wanted], listener=_Listener(self))
+        paused = self._consumer.paused()
         for lane in fresh:
+            self._held[lane].fetching = lane.partition not in paused  # another lane may have been here before
             self._bring_up(lane, self._held[lane])
 
     def _bring_up(self, lane: Lane, held: _Held) -> None:
@@ -331,6 +370,8 @@ class Poller:
 
     def _committed(self, offsets: dict[TopicPartition, Any], result: Any) -> None:
         """The fate of a commit nobody waits for; one that failed is tried again with the next."""
+        if isinstance(result, kafka_errors.AuthorizationError):
+            self._refused = result  # heartbeats are refused too then, and kafka-python keeps that to itself
         if isinstance(result, Exception):
             _log.debug("%s: group %s: commit failed: %s", self._cluster.where, self.group, result)
             self._want_again({partition: committed.offset for partition, committed in offsets.items()})
@@ -351,6 +392,8 @@ class Poller:
             self._unknown(lane, held)
             return
         held.known, held.unknown_since = True, None
+        if self._is_another(lane):
+            return
         lane.set_trouble(self._trouble(lane, leader))
         if held.ahead and lane.trouble is None:
             held.ahead = self._end_offset(lane) < lane.position
@@ -360,6 +403,21 @@ class Poller:
             high_water = self._consumer.highwater(lane.partition)
             if high_water is not None:
                 lane.state.saw(high_water)
+            position = position_of(self._consumer, lane.partition)
+            if position is not None:  # it has gone past offsets that hold no record
+                lane.passed(held.applied, position)
+
+    def _is_another(self, lane: Lane) -> bool:
+        """Whether the topic is no longer the one that the lane was opened on; the lane is told."""
+        topic_id = cluster_of(self._consumer).topic_id(lane.partition.topic)
+        if topic_id is None or lane.topic_id is None or str(topic_id) == lane.topic_id:
+            return False
+        self._made_anew(lane, "it was deleted and made anew")
+        return True
+
+    def _made_anew(self, lane: Lane, why: str) -> None:
+        lane.fail(UnknownTopicError(f"{self._cluster.where}: topic {lane.name!r}: {why}; open it again"))
+        self._drop(lane)
 
     def _trouble(self, lane: Lane, leader: int) -> ComuxError | None:
         what = f"{self._cluster.where}: topic {lane.name!r}"
@@ -394,16 +452,25 @@ class Poller:
         if isinstance(error, kafka_errors.OffsetOutOfRangeError):
             for partition, offset in dict(error.args[0]).items():
                 self._out_of_range(partition, offset)
+        elif isinstance(error, kafka_errors.LogTruncationError):
+            for partition in error.divergent_offsets:
+                lane = self._lanes.get(partition)
+                if lane is not None:
+                    self._made_anew(lane, "it lost its newest records, which were read")
         elif isinstance(error, kafka_errors.NoOffsetForPartitionError):
             self._begin_anew(error)
         elif isinstance(error, kafka_errors.TopicAuthorizationFailedError):
             names = set(error.args[0]) if error.args else set()
             for lane in [lane for lane in self._held if not names or lane.partition.topic in names]:
-                lane.fail(translate(error, f"{where}: topic {lane.name!r}"))
+                lane.fail(translate(error, f"{where}: topic {lane.name!r}", self._notes, right=_reading(lane)))
                 self._drop(lane)
         elif isinstance(error, (kafka_errors.GroupAuthorizationFailedError, kafka_errors.AuthorizationError)):
             for lane in list(self._held):
-                lane.fail(translate(error, f"{where}: group {self.group!r}"))
+                lane.fail(
+                    translate(
+                        error, f"{where}: group {self.group!r}", self._notes, right=f"READ on group {self.group!r}"
+                    )
+                )
                 self._drop(lane)
         else:
             _log.warning("%s: poll: %s: %s", where, type(error).__name__, error)
@@ -431,15 +498,14 @@ class Poller:
                 held.ahead = True
                 self._regulate(lane, held)
             else:
-                lane.fail(
-                    UnknownTopicError(
-                        f"{self._cluster.where}: topic {lane.name!r} ends at {end}, before {offset}, which was read:"
-                        " it was deleted and made anew, or lost its newest records"
-                    )
+                self._made_anew(
+                    lane,
+                    f"it ends at {end}, before {offset}, which was read: it was deleted and made anew, or lost its "
+                    "newest records",
                 )
             return
         target = end if self._cluster.options.get("auto_offset_reset") == "latest" else begin
-        lane.lapped(held.applied, max(0, target - offset), target)
+        lane.passed(held.applied, target, max(0, target - offset))
         self._consumer.seek(partition, target)
 
     # -- groups ----------------------------------------------------------------------------------------------------
@@ -523,3 +589,7 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         self._poller._revoked(lost)
+
+
+def _reading(lane: Lane) -> str:
+    return f"READ on topic {lane.partition.topic!r}"

@@ -4,7 +4,8 @@
 
 **Algorithm.** All producers of a connection share one ``KafkaProducer``. ``send`` waits until the record fits among the
 bytes that were handed over and are not acknowledged (``buffer_bytes``), and hands it over; kafka-python copies it into
-its batch there and then, which makes ``send`` a snapshot. Acknowledgements settle the futures on its I/O thread.
+its batch there and then, which makes ``send`` a snapshot. Acknowledgements settle the futures on its I/O thread, a
+batch at a time (``kafka_acks``).
 A failure that nobody looked at (no ``result``, ``exception`` or callback) is raised by the handle's next ``send`` or
 ``flush``, before that accepts its own record.
 
@@ -25,6 +26,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from kafka import KafkaProducer as Client
+from kafka import TopicPartition
 from kafka import errors as kafka_errors
 
 from comux.account import Account, AccountSnapshot
@@ -41,8 +43,10 @@ from comux.errors import (
 from comux.records import Headers, check_headers
 
 from .interface import Claim, Producer, SendFuture, TopicSpec, dtype_of
+from .kafka_acks import KafkaFuture, Run, place
 from .kafka_cluster import Cluster, TopicState
-from .kafka_net import Notes, build, translate, watched
+from .kafka_failures import Notes, translate
+from .kafka_net import build
 from .kafka_poller import Lifeline
 from .kafka_wire import END, MS, End, encode, size_of
 from .memory_handles import claim_size
@@ -54,59 +58,7 @@ _log = logging.getLogger("comux.transport")
 _KEPT_FAILURES: Final = 1000
 _ANSWER: Final = 30.0  # seconds ``end`` and a claim's commit wait for the cluster's answer
 _CLOSE: Final = 5.0
-
-
-class KafkaFuture(SendFuture):
-    """The fate of one ``send``. Settled by an I/O thread, read by any."""
-
-    __slots__ = ("_callbacks", "_error", "_lock", "_offset", "_settled", "observed", "what")
-
-    def __init__(self, what: str, lock: threading.Condition) -> None:
-        self.what = what
-        self.observed = False  #: somebody looks at the outcome
-        self._lock = lock
-        self._settled = False
-        self._offset: int | None = None
-        self._error: BaseException | None = None
-        self._callbacks: list[Callable[[SendFuture], None]] = []
-
-    def done(self) -> bool:
-        return self._settled
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        self.observed = True
-        if not self._settled:
-            with self._lock:
-                self._lock.wait_for(self.done, timeout)
-            if not self._settled:
-                raise WaitTimeoutError(f"{self.what}: not acknowledged within {timeout} s; it may still be")
-        return self._error
-
-    def result(self, timeout: float | None = None) -> int | None:
-        error = self.exception(timeout)
-        if error is not None:
-            raise error
-        return self._offset
-
-    def add_done_callback(self, fn: Callable[[SendFuture], None]) -> None:
-        self.observed = True
-        with self._lock:
-            if not self._settled:
-                self._callbacks.append(fn)
-                return
-        fn(self)
-
-    def settle(self, offset: int | None, error: BaseException | None) -> None:
-        """Give the future its fate; the lock is not held."""
-        with self._lock:
-            self._offset, self._error, self._settled = offset, error, True
-            callbacks, self._callbacks = self._callbacks, []
-            self._lock.notify_all()
-        for fn in callbacks:
-            try:
-                fn(self)
-            except Exception:  # noqa: BLE001 - the user's callback must not end the I/O thread
-                _log.exception("%s: a callback of send failed", self.what)
+_STEP_MS: Final = 250
 
 
 class Outlet:
@@ -118,10 +70,13 @@ class Outlet:
     """
 
     def __init__(self, cluster: Cluster, lifeline: Lifeline) -> None:
-        self.notes = Notes()
-        self.lock = threading.Condition()
+        self.notes = Notes(cluster.options.client)
+        self.lock = threading.RLock()
+        self.fates = threading.Condition(self.lock)  #: records were settled
+        self._room = threading.Condition(self.lock)
         self.cluster = cluster
         self.lifeline = lifeline
+        self.closed = False
         self._nbytes = 0
         options = cluster.options
         ours: dict[str, Any] = {
@@ -130,53 +85,116 @@ class Outlet:
             "linger_ms": 0,
             "batch_size": 256 << 10,  # while a request is under way more records gather than fit into 16 kB
             "max_request_size": 2**31 - 1,  # the topic's own limit is checked instead
-            "request_timeout_ms": 10_000,
-            "reconnect_backoff_max_ms": 1000,
             "max_block_ms": 10_000,
             "allow_auto_create_topics": False,
             "metrics_enabled": False,
-            "kafka_client": watched(self.notes),
         }
         arguments = options.for_client("producer", **ours)
         self.max_request_size = int(arguments["max_request_size"])
         self.compressed = arguments.get("compression_type") is not None
+        self.acknowledged = arguments["acks"] != 0
         self.client = build(Client, arguments, cluster.where, self.notes)
+        _spare_the_others(self.client)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the client takes nothing any more: another has to be made."""
+        manager = self.client._transaction_manager
+        return manager is not None and bool(manager.has_fatal_error())
 
     def reserve(self, nbytes: int, timeout: float | None, what: str, check: Callable[[], None]) -> None:
-        """Wait until ``nbytes`` more may be under way.
+        """Wait until ``nbytes`` more may be under way. With the lock held, once.
 
         Raises:
             WaitTimeoutError: they may not within ``timeout``. What ``check`` raises.
         """
         limit = self.cluster.options.buffer_bytes
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self.lock:
-            while self._nbytes and self._nbytes + nbytes > limit:
-                check()
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    trouble = self.notes.newest
-                    why = f" ({translate(trouble, self.cluster.where)})" if trouble is not None else ""
-                    raise WaitTimeoutError(
-                        f"{what}: {self._nbytes} bytes are not acknowledged (buffer_bytes={limit}) and no room came "
-                        "within "
-                        f"{timeout} s{why}; send slower, or raise buffer_bytes"
-                    )
-                self.lock.wait(left)
-            self._nbytes += nbytes
+        while self._nbytes and self._nbytes + nbytes > limit:
+            check()
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                troubles = self.notes.troubles
+                why = f" ({translate(troubles[-1], self.cluster.where, self.notes)})" if troubles else ""
+                raise WaitTimeoutError(
+                    f"{what}: {self._nbytes} bytes are not acknowledged (buffer_bytes={limit}) and no room came within "
+                    f"{timeout} s{why}; send slower, or raise buffer_bytes"
+                )
+            self._room.wait(left)
+        self._nbytes += nbytes
+
+    def fits(self, nbytes: int) -> bool:
+        """Reserve without waiting, if that can be. With the lock held."""
+        if self._nbytes and self._nbytes + nbytes > self.cluster.options.buffer_bytes:
+            return False
+        self._nbytes += nbytes
+        return True
 
     def free(self, nbytes: int) -> None:
-        """So many bytes are no longer under way."""
-        with self.lock:
-            self._nbytes -= nbytes
-            self.lock.notify_all()
+        """So many bytes are no longer under way. With the lock held.
+
+        Who waits for room goes on when a quarter is free: woken by every batch, senders would take the interpreter
+        from the I/O thread each time, which has batches to send.
+        """
+        self._nbytes -= nbytes
+        if self._nbytes <= self.cluster.options.buffer_bytes * 3 // 4:
+            self._room.notify_all()
+
+    def wake(self) -> None:
+        """Who waits is to look again. With the lock held."""
+        self._room.notify_all()
+        self.fates.notify_all()
+
+    def append(
+        self, partition: TopicPartition, value: Any, key: bytes | None, headers: list[tuple[str, bytes]], stamp: int
+    ) -> Any:
+        """Put a record into the client's batch: its ``send`` without the checks that were made here.
+
+        They, and a wake-up of its I/O thread for every record while batches wait, take longer than all that comux does.
+        A topic it has no metadata of (any more) goes the long way, which waits for them.
+        """
+        client = self.client
+        if client._closed or client._metadata.partitions_for_topic(partition.topic) is None:
+            return client.send(partition.topic, value, key, headers, partition.partition, timestamp_ms=stamp)
+        sent, _, new_batch, _ = client._accumulator.append(partition, stamp, key, value, headers)
+        if new_batch:
+            client._sender.wakeup()
+        return sent
+
+    def abandon(self) -> None:
+        """In a forked child: its destructor and its exit must not touch the connections, which are the parent's."""
+        self.client._closed = True
 
     def close(self) -> None:
         """Wait a moment for what is under way, then end; what was not acknowledged by then fails. Idempotent."""
+        self.closed = True
         try:
             self.client.close(timeout=_CLOSE)
         except Exception as error:  # noqa: BLE001 - whatever the client says at its end must not reach anybody
             _log.debug("%s: closing the producer: %s", self.cluster.where, error)
+
+
+def _spare_the_others(client: Any) -> None:
+    """See to it that a record which the cluster refuses fails, and nothing else.
+
+    kafka-python ends an idempotent producer for good then, with all that is under way to any topic. But what was
+    refused was not appended, and of each partition one batch is under way: the next one takes over its numbers.
+    """
+    manager = client._transaction_manager
+    if manager is None:
+        return
+    classify, for_good = manager.classify_batch_error, manager._FATAL_ERRORS
+
+    def classify_refusal(error: Any, batch: Any, log_start_offset: int = -1) -> Any:
+        outcome = classify(error, batch, log_start_offset=log_start_offset)
+        kind = error if isinstance(error, type) else type(error)
+        if outcome != manager.ERROR_CLASS_FATAL or kind in for_good:
+            return outcome
+        if manager.producer_id_and_epoch.match(batch) and batch.has_sequence:
+            manager.set_sequence_number(batch.topic_partition, batch.base_sequence)
+        return manager.ERROR_CLASS_RETRIABLE  # it is not tried again; the word only says that nothing else ends
+
+    manager.classify_batch_error = classify_refusal
 
 
 class KafkaProducer(Producer):
@@ -210,25 +228,37 @@ class KafkaProducer(Producer):
         self._under_way = 0
         self._failures: list[tuple[str, BaseException]] = []
         self._closed = self._over = False
+        self._topic_limit = outlet.cluster.limit(spec.name)
+        self._run: Run | None = None  # newest, the one that is being added to
+        self._unbooked = 0  # records under way that the account has not heard of
+        self.fates = outlet.fates
+        self.acknowledged = outlet.acknowledged
+        self.what = f"{outlet.cluster.where}: topic {self.topic!r}"
         self._limit, self._limit_name = self._find_limit()
         self._warm()
         state.users += 1
 
     def _find_limit(self) -> tuple[int, str]:
         """Bytes of the largest record, and the setting that says so."""
-        nbytes, name = self._outlet.cluster.limit(self.topic)
+        nbytes, name = self._topic_limit
         own = self._outlet.max_request_size
         if nbytes and not self._outlet.compressed and nbytes <= own:
             return nbytes, name
-        return own, "the client option max_request_size"
+        return own, "the client option max_request_size"  # how small it is when compressed, the cluster will say
 
     def _warm(self) -> None:
         """Let the client learn of the topic, so that ``send`` does not wait for it."""
-        try:
-            self._outlet.client.partitions_for(self._partition.topic)
-        except Exception as error:
-            where = f"{self._outlet.cluster.where}: topic {self.topic!r}"
-            raise translate(error, where, self._outlet.notes) from error
+        outlet = self._outlet
+        deadline = time.monotonic() + outlet.client.config["max_block_ms"] / 1000
+        while True:
+            try:
+                outlet.client._wait_on_metadata(self._partition.topic, _STEP_MS)
+                return
+            except Exception as error:
+                if outlet.closed:
+                    raise ClosedError(f"producer of topic {self.topic!r}: its connection was closed") from error
+                if not isinstance(error, kafka_errors.KafkaTimeoutError) or time.monotonic() > deadline:
+                    raise self._translate(error) from error
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -241,7 +271,7 @@ class KafkaProducer(Producer):
             if self._closed:
                 return
             self._closed = True
-            self._outlet.lock.notify_all()
+            self._outlet.wake()
         self._state.users -= 1
         self._forget(self)
 
@@ -252,10 +282,9 @@ class KafkaProducer(Producer):
             raise UnknownTopicError(f"topic {self.topic!r} was deleted under its producer; create it again")
         end = self._state.end
         if self._over or (end is not None and end.epoch >= self._epoch):
+            at = "?" if end is None else end.offset
             raise EndOfStream(
-                f"topic {self.topic!r}: epoch {self._epoch} ended at offset {'?' if end is None else end.offset}; a "
-                "new "
-                "producer opens the next one"
+                f"topic {self.topic!r}: epoch {self._epoch} ended at offset {at}; a new producer opens the next one"
             )
 
     # -- sending ---------------------------------------------------------------------------------------------------
@@ -274,7 +303,8 @@ class KafkaProducer(Producer):
         key = check_key(key)
         data = self._buffer(value)
         self._check()
-        self._raise_failures()
+        if self._failures:
+            self._raise_failures()
         return self._send(data, key, pairs, timestamp_ns, flags, timeout)
 
     def _send(
@@ -283,8 +313,32 @@ class KafkaProducer(Producer):
         value, headers = encode(data, key, pairs, flags, self._epoch)
         nbytes = size_of(value, key, headers)
         self._check_size(nbytes)
-        self._account.receive("sending")
-        return self._hand_over(value, key, headers, timestamp_ns, nbytes, timeout, "sending")
+        outlet = self._outlet
+        with outlet.lock:
+            if outlet.fits(nbytes):
+                self._unbooked += 1
+            else:
+                self._account.receive("sending")
+                self._reserve(nbytes, timeout, "sending")
+            self._under_way += 1
+        return self._hand_over(value, key, headers, timestamp_ns, nbytes)
+
+    def _send_claimed(
+        self, value: Any, key: bytes | None, headers: list[tuple[str, bytes]], timestamp_ns: int | None, nbytes: int
+    ) -> KafkaFuture:
+        with self._outlet.lock:
+            self._reserve(nbytes, _ANSWER, "claimed")
+            self._under_way += 1
+        return self._hand_over(value, key, headers, timestamp_ns, nbytes)
+
+    def _reserve(self, nbytes: int, timeout: float | None, booked: str) -> None:
+        """Wait for room for a record that is booked at a place. With the lock held."""
+        try:
+            self._outlet.reserve(nbytes, timeout, self.what, self._check)
+        except BaseException:  # Ctrl-C included: the record was offered and is not published
+            self._account.drop(booked, "failed")
+            raise
+        self._account.move(booked, "in_flight")
 
     def _hand_over(
         self,
@@ -293,73 +347,83 @@ class KafkaProducer(Producer):
         headers: list[tuple[str, bytes]],
         timestamp_ns: int | None,
         nbytes: int,
-        timeout: float | None,
-        place: str,
     ) -> KafkaFuture:
-        """Give one counted record to the client; its fate moves it on in the books."""
+        """Give one record that is under way to the client; its run's fate moves it on in the books."""
         outlet = self._outlet
-        what = f"{outlet.cluster.where}: topic {self.topic!r}"
-        future = KafkaFuture(what, outlet.lock)
-        try:
-            outlet.reserve(nbytes, timeout, what, self._check)
-        except BaseException:  # Ctrl-C included: the record was offered and is not published
-            self._account.drop(place, "failed")
-            raise
-        self._account.move(place, "in_flight")
-        with outlet.lock:
-            self._under_way += 1
         stamp = time.time_ns() // MS if timestamp_ns is None else timestamp_ns // MS
         try:
-            sent = outlet.client.send(
-                self._partition.topic, value, key, headers, self._partition.partition, timestamp_ms=stamp
-            )
+            sent = outlet.append(self._partition, value, key, headers, stamp)
         except BaseException as error:
-            self._settle(future, nbytes, None, error)
-            future.observed = True
+            self._leave(nbytes, 1, failed=True)
             if isinstance(error, kafka_errors.KafkaError):
-                raise translate(error, what, outlet.notes) from error
+                raise self._translate(error) from error
             raise
-        sent.add_callback(lambda metadata: self._settle(future, nbytes, metadata.offset, None))
-        sent.add_errback(lambda error: self._settle(future, nbytes, None, error))
+        with outlet.lock:
+            run, fresh = self._run, False
+            if run is None or not run.takes(sent):
+                run, fresh = Run(self, sent._produce_future), True
+                self._run = run
+            future = run.add(sent, nbytes)
+        if fresh:
+            run.watch()
         return future
 
-    def _settle(self, future: KafkaFuture, nbytes: int, offset: int | None, error: BaseException | None) -> None:
-        """The fate of a record is known. On the client's I/O thread."""
-        outlet = self._outlet
-        failure: ComuxError | None = None
-        if error is None:
-            self._account.deliver("in_flight")
-            if offset is not None and offset >= 0:  # acks=0 knows of no offset
-                self._state.saw(offset + 1)
-            else:
-                offset = None
-        else:
-            self._account.drop("in_flight", "failed")
-            failure = self._delivery_error(error)
-        future.settle(offset, failure)
-        with outlet.lock:
-            outlet._nbytes -= nbytes
-            self._under_way -= 1
-            if failure is not None and not future.observed and len(self._failures) < _KEPT_FAILURES:
-                self._failures.append((self.topic, failure))
-            outlet.lock.notify_all()
+    def settled(self, run: Run) -> None:
+        """See ``kafka_acks.Owner``."""
+        failed = run.futures[0].error is not None
+        if run.base is not None:  # acks=0 knows of no offset
+            self._state.saw(run.base + max(place(future.sent) for future in run.futures) + 1)
+        if failed:
+            unseen = [(self.topic, f.error) for f in run.futures if not f.observed and f.error is not None]
+            self._failures += unseen[: _KEPT_FAILURES - len(self._failures)]
+        self._leave(run.nbytes, len(run.futures), failed)
 
-    def _delivery_error(self, error: BaseException) -> ComuxError:
-        what = f"{self._outlet.cluster.where}: topic {self.topic!r}"
-        ours = translate(error, what, self._outlet.notes)
+    def _leave(self, nbytes: int, n: int, failed: bool) -> None:
+        """``n`` records are no longer under way."""
+        outlet = self._outlet
+        with outlet.lock:
+            self._book()
+            if failed:
+                self._account.drop("in_flight", "failed", n)
+            else:
+                self._account.deliver("in_flight", n)
+            self._under_way -= n
+            outlet.free(nbytes)
+            outlet.fates.notify_all()
+
+    def _book(self) -> None:
+        """With the lock held."""
+        if self._unbooked:
+            self._account.receive("in_flight", self._unbooked)
+            self._unbooked = 0
+
+    def _translate(self, error: BaseException) -> ComuxError:
+        right = f"WRITE on topic {self._partition.topic!r}"
+        if isinstance(error, kafka_errors.ClusterAuthorizationFailedError):
+            right = "IDEMPOTENT_WRITE on the cluster, or set enable_idempotence=False"
+        return translate(error, self.what, self._outlet.notes, right=right)
+
+    def failure(self, error: BaseException, nbytes: int) -> ComuxError:
+        """See ``kafka_acks.Owner``."""
+        ours = self._translate(error)
         if isinstance(ours, RecordTooLargeError):
-            return ours
+            limit, name = self._topic_limit
+            return self._too_large(nbytes, limit, name or "the topic's max.message.bytes", "; the cluster refused it")
         failure = DeliveryError(f"a record was not delivered: {ours}", ((self.topic, ours),))
         failure.__cause__ = ours
         return failure
 
     def _check_size(self, nbytes: int) -> None:
         if nbytes > self._limit:
-            raise RecordTooLargeError(
-                f"topic {self.topic!r}: the record has {nbytes} bytes with key and headers, the limit is "
-                f"{self._limit}: "
-                f"{self._limit_name}; set it to at least {nbytes}, or send less"
-            )
+            raise self._too_large(nbytes, self._limit, self._limit_name)
+
+    def _too_large(self, nbytes: int, limit: int, name: str, more: str = "") -> RecordTooLargeError:
+        before = " before compression" if self._outlet.compressed else ""
+        known = f"is {limit}" if limit else "is smaller"
+        return RecordTooLargeError(
+            f"{self._outlet.cluster.where}: topic {self.topic!r}: the record has {nbytes} bytes with key and headers"
+            f"{before}, {name} {known}{more}; set it to at least {nbytes}, or send less"
+        )
 
     def _raise_failures(self) -> None:
         if self._failures:
@@ -426,9 +490,8 @@ class KafkaProducer(Producer):
 
     def flush(self, timeout: float | None = None) -> None:
         self._check_open()
-        lock = self._outlet.lock
-        with lock:
-            if not lock.wait_for(lambda: self._under_way == 0 or self._closed, timeout):
+        with self.fates:
+            if not self.fates.wait_for(lambda: self._under_way == 0 or self._closed, timeout):
                 raise WaitTimeoutError(
                     f"topic {self.topic!r}: {self._under_way} records were not acknowledged within {timeout} s"
                 )
@@ -454,7 +517,9 @@ class KafkaProducer(Producer):
         self._state.saw_end(End(self._epoch, offset))
 
     def account(self) -> AccountSnapshot:
-        return self._account.snapshot()
+        with self._outlet.lock:
+            self._book()
+            return self._account.snapshot()
 
 
 class KafkaClaim(Claim):
@@ -494,7 +559,7 @@ class KafkaClaim(Claim):
         nbytes = size_of(value, key, encoded)
         producer._check_size(nbytes)
         self._open = False
-        future = producer._hand_over(value, key, encoded, timestamp_ns, nbytes, _ANSWER, "claimed")
+        future = producer._send_claimed(value, key, encoded, timestamp_ns, nbytes)
         offset = future.result(_ANSWER)
         self.offset = -1 if offset is None else offset
         return self.offset

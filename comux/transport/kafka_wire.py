@@ -69,8 +69,8 @@ def encode(
 
 
 def size_of(value: Any, key: bytes | None, headers: Sequence[tuple[str, bytes]]) -> int:
-    """Bytes of the record on the wire, at most: what Kafka's limits are compared with."""
-    size = _RECORD_OVERHEAD + (0 if value is None else memoryview(value).nbytes) + (0 if key is None else len(key))
+    """Bytes of the record on the wire, at most: what Kafka's limits are compared with. ``value`` has bytes as items."""
+    size = _RECORD_OVERHEAD + (0 if value is None else len(value)) + (0 if key is None else len(key))
     for name, content in headers:
         size += _HEADER_OVERHEAD + len(name.encode()) + len(content)
     return size
@@ -85,13 +85,13 @@ def decode(message: Any, topic: str, epoch: int, dtype: np.dtype[Any] | None, sh
         epoch: Of records that do not say theirs.
         dtype, shape: Of a typed topic, whose values become arrays of the caller's own.
     """
+    _, partition, _, offset, stamp, kind, key, value, sent, _, _, _, _ = message
     flags = 0
     headers: Headers = ()
-    value = message.value
-    if message.headers:
+    if sent:
         kept: list[Header] = []
         nulls: bytes | None = None
-        for name, content in message.headers:
+        for name, content in sent:
             if name not in _OURS:
                 kept.append((name, content))
             elif name == FLAGS:
@@ -101,16 +101,15 @@ def decode(message: Any, topic: str, epoch: int, dtype: np.dtype[Any] | None, sh
             elif name == NULL:
                 nulls = content
             else:
-                return End(_number(content), message.offset)
+                return End(_number(content), offset)
         if nulls is not None:
             value = _put_nulls(nulls, kept, value)
         headers = tuple(kept)
     if dtype is not None and value is not None and len(value) == dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
         value = np.frombuffer(value, dtype).reshape(shape).copy()
-    stamp = message.timestamp * MS
-    appended = stamp if message.timestamp_type == 1 else 0
+    stamp *= MS
     return Record(
-        topic, message.offset, stamp, value, message.key, headers, message.partition, epoch, flags, append_ns=appended
+        topic, offset, stamp, value, key, headers, partition, epoch, flags, 0, 1, False, stamp if kind == 1 else 0
     )
 
 
@@ -130,5 +129,6 @@ def _number(content: bytes | None) -> int:
 
 def wire_bytes(message: Any) -> int:
     """Bytes that a fetched record counts with: key, value and headers."""
-    sizes: tuple[int, int, int] = message[10:13]  # serialized key, value and headers; -1 where there is none
-    return sum(size for size in sizes if size > 0)
+    key, value, headers = message[10:13]  # -1 where there is none
+    size: int = (key if key > 0 else 0) + (value if value > 0 else 0) + (headers if headers > 0 else 0)
+    return size

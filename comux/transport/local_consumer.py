@@ -15,7 +15,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -268,7 +268,7 @@ class LocalConsumer(Consumer):
         with self._lock:
             return self._cursor(topic).log.find_time(round(timestamp * 1e9))
 
-    def newest_keyframe(self, topic: str | None = None) -> int | None:
+    def newest_keyframe(self, topic: str | None = None, starts: Callable[[Record], bool] | None = None) -> int | None:
         with self._lock:
             return self._cursor(topic).newest_keyframe()
 

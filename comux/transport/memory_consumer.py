@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 from comux.account import Account, AccountSnapshot
@@ -350,7 +350,7 @@ class MemoryConsumer(Consumer):
         with self._store.lock:
             return first_at(self._cursor(topic).log, timestamp)
 
-    def newest_keyframe(self, topic: str | None = None) -> int | None:
+    def newest_keyframe(self, topic: str | None = None, starts: Callable[[Record], bool] | None = None) -> int | None:
         with self._store.lock:
             cursor = self._cursor(topic)
             frames = cursor.log.keyframes

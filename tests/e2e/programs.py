@@ -139,8 +139,31 @@ def serves(address: str, cams: list[str], orderly: bool) -> None:
     note("stopped")
 
 
+def shares(address: str, group: str, topics: str, durable: bool, send: bool = False, **options: Any) -> None:
+    """A member of a fleet: notes what it was given, what it put down, and every picture its loop took."""
+    from comux import Comux
+    from comux.lifecycle import stop_on_signals
+
+    def told(event: Any) -> None:
+        if event.kind.startswith("fleet."):
+            note(event.kind, cam=event.source, at=time.time())
+
+    cameras = Comux(None, address=address, share=group, topics=topics, durable=durable, codec="raw", **options)
+    cameras.events.listen(told)
+    with cameras, stop_on_signals() as stop:
+        note("running")
+        while not stop.is_set():
+            fresh = cameras.get_batch(timeout=0.2).fresh
+            if send:
+                for item in fresh:
+                    cameras.send(item, {"by": os.getpid()})
+            if fresh:
+                note("batch", pictures={str(item.cam_id): item.index for item in fresh}, at=time.time())
+    note("stopped", balanced=all(account.balanced for account in cameras.accounts().values()))
+
+
 PROGRAMS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (publish, send, member, manager, waits, forgets, serves)
+    f.__name__: f for f in (publish, send, member, manager, waits, forgets, serves, shares)
 }
 
 if __name__ == "__main__":

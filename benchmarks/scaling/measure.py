@@ -1,6 +1,7 @@
 """The costs that `comux plan` stands on, on this machine, with real brokers of its own: about half an hour.
 
-    python benchmarks/scaling/measure.py [--rounds 3] [--seconds 3] [--json benchmarks/results/scaling-2-cores.json]
+    python benchmarks/scaling/measure.py [--rounds 4] [--json benchmarks/results/scaling-2-cores.json]
+        [--built-in comux/planning/measured.json]
 
 What `comux plan --measure --check` measures, and what takes a cluster that may be filled with topics and killed: many
 partitions on one broker, copies among three, a fleet one of whose processes is killed, and the bytes on disk. Needs
@@ -209,9 +210,10 @@ def fleet(address: str, clips: Clips) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="everything, with its spread")
+    parser.add_argument("--built-in", type=Path, help="the costs alone: comux/planning/measured.json")
     options = parser.parse_args()
     effort = Effort(seconds=options.seconds, rounds=options.rounds)
     with cluster("kafka") as (address, entry), tempfile.TemporaryDirectory(prefix="comux-bench-") as folder:
@@ -236,6 +238,8 @@ def main() -> None:
     costs["group"]["member"] = max(0.0, few["member_cpu"] - topic * few["partitions"])
     if options.json:
         common.save(options.json, found)
+    if options.built_in:
+        common.save(options.built_in, {"costs": costs})
     report(found)
 
 

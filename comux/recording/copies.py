@@ -73,8 +73,8 @@ def engine_id(address: str) -> str:
 
 def header_for(record: Record, engine: str) -> Header:
     """The ``comux-bridge`` header of a copy of ``record``, which was read on ``engine``."""
-    text = json.dumps([record.topic, record.epoch, record.offset, engine], separators=(",", ":"))
-    return HEADER_BRIDGE, text.encode()
+    # Names of topics hold nothing that JSON would have to escape; json.dumps takes ten times as long.
+    return HEADER_BRIDGE, f'["{record.topic}",{record.epoch},{record.offset},"{engine}"]'.encode()
 
 
 def origin_of(record: Record) -> Origin | None:

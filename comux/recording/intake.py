@@ -29,6 +29,7 @@ class Intake:
 
     Attributes:
         lag: Records not yet read, when last seen.
+        shares: Whether members share record by record: then each is acknowledged, and the engine tells repeats.
         repeats_most: How many of the first records of this session may have been sent before without anybody saying so.
         unsure: What became, or will become, of records that were sent; kept by ``Outlet``, forgotten with the topic.
     """
@@ -36,6 +37,7 @@ class Intake:
     def __init__(self, source: Engine, topic: str, group: str | None, start: Start, account: Account) -> None:
         self.lag = 0
         self.unsure: dict[int, SendFuture] = {}
+        self.shares = False
         self.repeats_most = 0
         self._source = source
         self._topic = topic
@@ -50,11 +52,6 @@ class Intake:
         self._lost: int | None = None
 
     # -- a session -------------------------------------------------------------------------------------------------
-
-    @property
-    def shares(self) -> bool:
-        """Whether members share record by record: then each is acknowledged, and the engine tells repeats."""
-        return self._source.broker().capabilities.record_sharing
 
     def open(self) -> int | None:
         """Join the group, or read on.
@@ -74,6 +71,7 @@ class Intake:
 
     def _open(self, broker: Broker) -> int | None:
         group = self._group
+        self.shares = broker.capabilities.record_sharing
         known = group is not None and any(found.name == group for found in broker.groups(self._topic))
         start = self._start
         if group is None and self._next is not None:
@@ -214,8 +212,12 @@ class Intake:
         else:
             self._account.drop("bridge", dropped)
         if self._group is not None and self.shares:
-            with trouble_at("source"), contextlib.suppress(StaleLeaseError):
-                self._open_consumer().ack(record)  # stale: the group was made to give it up, but its copy is there
+            try:
+                self._open_consumer().ack(record)
+            except StaleLeaseError:
+                pass  # the group was made to give it up, but its copy is there
+            except ComuxError as exc:
+                raise Trouble("source", exc) from exc
 
     def commit(self) -> None:
         """Let the source forget the whole batch, once all of it is done with.

@@ -57,6 +57,7 @@ OLDEST_BROKER: Final = (0, 11)
 _BUSY: Final = 2.0  # seconds in which a client that has too much under way may have it answered
 _SETTLE: Final = 10.0  # seconds after which a topic that was made or deleted is seen to be
 _READ_TIMEOUT: Final = 10.0
+_ANSWER_OVERHEAD: Final = 4096  # of an answer that holds one batch
 _MIN_SEGMENT: Final = 1 << 20  # Kafka's own minimum
 _NO_OFFSET: Final = -1
 
@@ -357,6 +358,21 @@ class Cluster:
         return int(entry["value"]), f"max.message.bytes of topic {self.full(name)!r}" if own else (
             "the broker's message.max.bytes"
         )
+
+    def check_answers(self, name: str) -> None:
+        """Make sure that the largest record a topic takes can be received.
+
+        Raises:
+            ConfigError: names both limits, and the value to set.
+        """
+        largest, whose = self.limit(name)
+        size, option = self.options.largest_answer()
+        needed = largest + _ANSWER_OVERHEAD
+        if needed > size:
+            raise ConfigError(
+                f"{self.where}: topic {name!r} takes records of {largest} bytes ({whose}), and this client no answer "
+                f"of more than {size} ({option}): set {option} to at least {needed}, or make the topic's limit smaller"
+            )
 
     # -- single records --------------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ def _harmless(argument: Any) -> Any:
         return redacted(argument)
     if isinstance(argument, (bytes, bytearray, memoryview)):
         return f"<{len(argument)} bytes>"
-    if type(argument).__name__.startswith("Sasl"):
+    if type(argument).__name__.startswith("Sasl") and not isinstance(argument, Exception):
         return f"<{type(argument).__name__}>"
     return argument
 

@@ -53,6 +53,8 @@ _REFUSED: Final = {
     "consumer_timeout_ms": "poll takes a timeout",
     "default_offset_commit_callback": "comux reports commits itself",
 }
+_RECEIVE: Final = "receive_message_max_bytes"
+_FETCH: Final = ("fetch_max_bytes", "max_partition_fetch_bytes")
 #: Options whose default says nothing about their type.
 _AS_INT: Final = frozenset({"receive_buffer_bytes", "send_buffer_bytes"})
 _AS_OBJECT: Final = frozenset(
@@ -132,6 +134,13 @@ class KafkaOptions:
         ours = {**common, **ours}
         theirs = {name: value for name, value in self.client.items() if name in known}
         return {**ours, **_giving_way(ours, theirs), **theirs}
+
+    def largest_answer(self) -> tuple[int, str]:
+        """Bytes of the largest answer a consumer receives, and the option that says so; kafka-python raises the one to
+        what the other two make possible."""
+        known = _CLIENTS["consumer"]
+        sizes = {name: int(self.client.get(name, known[name])) for name in (_RECEIVE, *_FETCH)}
+        return max(sizes[_RECEIVE], sum(sizes[name] for name in _FETCH)), _RECEIVE
 
     def get(self, name: str, default: Any = None) -> Any:
         """The user's value of a client option, or ``default``."""

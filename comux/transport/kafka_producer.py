@@ -58,6 +58,7 @@ _log = logging.getLogger("comux.transport")
 _KEPT_FAILURES: Final = 1000
 _ANSWER: Final = 30.0  # seconds ``end`` and a claim's commit wait for the cluster's answer
 _CLOSE: Final = 5.0
+_STEP_MS: Final = 250
 
 
 class Outlet:
@@ -75,6 +76,7 @@ class Outlet:
         self._room = threading.Condition(self.lock)
         self.cluster = cluster
         self.lifeline = lifeline
+        self.closed = False
         self._nbytes = 0
         options = cluster.options
         ours: dict[str, Any] = {
@@ -90,7 +92,15 @@ class Outlet:
         arguments = options.for_client("producer", **ours)
         self.max_request_size = int(arguments["max_request_size"])
         self.compressed = arguments.get("compression_type") is not None
+        self.acknowledged = arguments["acks"] != 0
         self.client = build(Client, arguments, cluster.where, self.notes)
+        _spare_the_others(self.client)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the client takes nothing any more: another has to be made."""
+        manager = self.client._transaction_manager
+        return manager is not None and bool(manager.has_fatal_error())
 
     def reserve(self, nbytes: int, timeout: float | None, what: str, check: Callable[[], None]) -> None:
         """Wait until ``nbytes`` more may be under way. With the lock held, once.
@@ -151,12 +161,40 @@ class Outlet:
             client._sender.wakeup()
         return sent
 
+    def abandon(self) -> None:
+        """In a forked child: its destructor and its exit must not touch the connections, which are the parent's."""
+        self.client._closed = True
+
     def close(self) -> None:
         """Wait a moment for what is under way, then end; what was not acknowledged by then fails. Idempotent."""
+        self.closed = True
         try:
             self.client.close(timeout=_CLOSE)
         except Exception as error:  # noqa: BLE001 - whatever the client says at its end must not reach anybody
             _log.debug("%s: closing the producer: %s", self.cluster.where, error)
+
+
+def _spare_the_others(client: Any) -> None:
+    """See to it that a record which the cluster refuses fails, and nothing else.
+
+    kafka-python ends an idempotent producer for good then, with all that is under way to any topic. But what was
+    refused was not appended, and of each partition one batch is under way: the next one takes over its numbers.
+    """
+    manager = client._transaction_manager
+    if manager is None:
+        return
+    classify, for_good = manager.classify_batch_error, manager._FATAL_ERRORS
+
+    def classify_refusal(error: Any, batch: Any, log_start_offset: int = -1) -> Any:
+        outcome = classify(error, batch, log_start_offset=log_start_offset)
+        kind = error if isinstance(error, type) else type(error)
+        if outcome != manager.ERROR_CLASS_FATAL or kind in for_good:
+            return outcome
+        if manager.producer_id_and_epoch.match(batch) and batch.has_sequence:
+            manager.set_sequence_number(batch.topic_partition, batch.base_sequence)
+        return manager.ERROR_CLASS_RETRIABLE  # it is not tried again; the word only says that nothing else ends
+
+    manager.classify_batch_error = classify_refusal
 
 
 class KafkaProducer(Producer):
@@ -194,6 +232,7 @@ class KafkaProducer(Producer):
         self._run: Run | None = None  # newest, the one that is being added to
         self._unbooked = 0  # records under way that the account has not heard of
         self.fates = outlet.fates
+        self.acknowledged = outlet.acknowledged
         self.what = f"{outlet.cluster.where}: topic {self.topic!r}"
         self._limit, self._limit_name = self._find_limit()
         self._warm()
@@ -209,10 +248,17 @@ class KafkaProducer(Producer):
 
     def _warm(self) -> None:
         """Let the client learn of the topic, so that ``send`` does not wait for it."""
-        try:
-            self._outlet.client.partitions_for(self._partition.topic)
-        except Exception as error:
-            raise self._translate(error) from error
+        outlet = self._outlet
+        deadline = time.monotonic() + outlet.client.config["max_block_ms"] / 1000
+        while True:
+            try:
+                outlet.client._wait_on_metadata(self._partition.topic, _STEP_MS)
+                return
+            except Exception as error:
+                if outlet.closed:
+                    raise ClosedError(f"producer of topic {self.topic!r}: its connection was closed") from error
+                if not isinstance(error, kafka_errors.KafkaTimeoutError) or time.monotonic() > deadline:
+                    raise self._translate(error) from error
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -352,7 +398,10 @@ class KafkaProducer(Producer):
             self._unbooked = 0
 
     def _translate(self, error: BaseException) -> ComuxError:
-        return translate(error, self.what, self._outlet.notes, right=f"WRITE on topic {self._partition.topic!r}")
+        right = f"WRITE on topic {self._partition.topic!r}"
+        if isinstance(error, kafka_errors.ClusterAuthorizationFailedError):
+            right = "IDEMPOTENT_WRITE on the cluster, or set enable_idempotence=False"
+        return translate(error, self.what, self._outlet.notes, right=right)
 
     def failure(self, error: BaseException, nbytes: int) -> ComuxError:
         """See ``kafka_acks.Owner``."""

@@ -1,4 +1,4 @@
-"""A broker comes late, dies and comes back under running cameras: the loop turns, books balance, nothing is lost."""
+"""A broker comes late, dies and comes back under running cameras: the loop turns, the books balance, all is seen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from comux.multiplexer.results import ResultFuture
 
 CAMERAS = 8
 TURN = 0.5  # seconds that get_batch may take
-SLACK = 2.0  # and what a busy machine may add
+SLACK = 1.0  # and what a busy machine may add
 
 
 def _camera(number: int) -> str:
@@ -134,7 +134,8 @@ def _life(services: Services, *, outages: int, before: float, gone: float, after
             loop.flush()
             watch.stop()
             accounts, status = cameras.accounts(), cameras.status()
-        assert loop.longest < TURN + SLACK, f"a batch took {loop.longest:.2f} s of {TURN}"
+        most = TURN + SLACK + 2 * watch.late  # a machine that has no time for us is not the broker's fault
+        assert loop.longest < most, f"a batch took {loop.longest:.2f} s of {TURN}; {watch.late:.2f} s late: the machine"
         for cam, books in accounts.items():
             assert len(there.plain(f"raw_{cam}")) == records[str(cam)] + 1  # the end of the stream is a record on Kafka
             assert (books.received, books.delivered) == (records[str(cam)], loop.delivered[str(cam)])

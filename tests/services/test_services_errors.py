@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fake_kafka import free_port
+from kafka.errors import ClusterAuthorizationFailedError
 from kafka_users import Rules, address_of, credentials
 from service_fixtures import KafkaCluster, until
 
@@ -194,6 +195,42 @@ def test_a_right_that_is_taken_while_writing(place: Any, bob: Broker, rules: Rul
         assert f"WRITE on topic {place.full('t')!r}" in str(error)
         books = producer.account()
         assert books.received == books.delivered + books.dropped["failed"] and not books.held
+
+
+def test_a_refused_record_costs_no_other(place: Any, bob: Broker, rules: Rules) -> None:
+    """All topics of a connection go through one client; what one of them refuses is nothing to the others."""
+    for name in ("t", "u"):
+        place.topic(name)
+    with bob.producer("t") as refused, bob.producer("u") as other:
+        assert (refused.send(b"0").result(10), other.send(b"0").result(10)) == (0, 0)
+        rules.forbid("TOPIC", place.full("t"), "WRITE")
+        until(lambda: refused.send(b"x").exception(10), "the rule holds")
+        written = place.broker.topic("t").high_water
+        others = []
+        for n in range(1, 50):
+            others.append(other.send(b"%d" % n))
+            assert isinstance(refused.send(b"x").exception(10), DeliveryError)
+        assert [future.result(10) for future in others] == list(range(1, 50))
+        rules.lift()
+        until(lambda: refused.send(b"again").exception(10) is None, "the rule is gone")
+        assert place.broker.record_at("t", written).value == b"again"
+        books = refused.account()
+        assert books.balanced and books.delivered == written + 1 and not books.held
+
+
+def test_a_client_that_has_ended_is_replaced(place: Any) -> None:
+    """Old brokers may forbid to number records, which ends kafka-python's client; Kafka 4 needs a push."""
+    place.topic("t")
+    broker: Any = place.broker
+    with broker.producer("t") as producer:
+        assert producer.send(b"0").result(10) == 0
+        manager = broker._outlet.client._transaction_manager
+        manager.transition_to_fatal_error(ClusterAuthorizationFailedError())
+        with pytest.raises(ComuxError):
+            producer.send(b"lost").result(10)
+        assert producer.account().balanced
+    with broker.producer("t") as producer:
+        assert producer.send(b"1").result(10) == 1
 
 
 def test_a_topic_that_is_not_there(kafka: KafkaCluster, place: Any) -> None:

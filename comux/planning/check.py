@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from .costs import Costs
 from .decoding import FPS
 from .demand import Demand
-from .measure import Clips, Effort, engine_address, run_loop
+from .loops import Cameras, Clips, engine_address
+from .measure import Effort
 from .needs import broker_cores, needs_of
 
 #: What is run: eight cameras whose arrays are all delivered and sent on with 2 kB of results.
@@ -57,32 +58,33 @@ def check_costs(
     demand = replace(CAMERAS, engine="shm" if cluster is None else "kafka")
     tell(f"{demand.engine}: {demand.cameras} cameras of {demand.width}x{demand.height} at {demand.fps:g} fps")
     with tempfile.TemporaryDirectory(prefix="comux-plan-") as folder:
-        run = run_loop(
-            engine_address(cluster),
-            clip=Clips(Path(folder)).file(demand.width, demand.height, int(demand.bitrate)),
-            cameras=demand.cameras,
-            seconds=2 * effort.seconds,
-            warm_up=effort.warm_up,
-            results_bytes=demand.results_bytes,
-        )
+        clip = Clips(Path(folder)).file(demand.width, demand.height, int(demand.bitrate))
+        with Cameras(engine_address(cluster), clip, demand.cameras, fps=demand.fps) as feed:
+            run = feed.run(seconds=2 * effort.seconds, warm_up=effort.warm_up, results_bytes=demand.results_bytes)
     return compare(demand, costs, run)
 
 
-def compare(demand: Demand, costs: Costs, run: dict[str, Any]) -> list[Compared]:
-    """What ``needs_of`` says beside a run of ``run_loop``."""
-    needs = needs_of(demand, costs, processes=1)
-    seconds, overhead = run["seconds"], costs.record_bytes
-    planned_bytes = costs.engine(demand.engine).process_bytes + demand.cameras * needs.camera_bytes
+def compare(demand: Demand, costs: Costs, run: Mapping[str, float]) -> list[Compared]:
+    """What ``needs_of`` says beside a run of ``loops.Cameras``.
+
+    Rates and bytes are compared with what was asked for. CPU is compared for what was done: on a machine that is busy
+    with other things fewer pictures are taken than were asked for, and those that were not cost nothing.
+    """
+    n, seconds = demand.cameras, run["seconds"]
+    packets, items = run["packets"] / seconds, run["items"] / seconds
     size = run["feed_bytes"] / run["feed_packets"]
+    done = replace(demand, fps=packets / n, rate=items / n, bitrate=8 * size * packets / n)
+    asked, needs = needs_of(demand, costs, processes=1), needs_of(done, costs, processes=1)
+    process_bytes = costs.engine(demand.engine).process_bytes
     out = [
         Compared("CPU of the loop", needs.cores, run["cpu_s"] / seconds, "cores"),
-        Compared("memory of the loop", planned_bytes, run["bytes"], "bytes"),
-        Compared("packets in", demand.cameras * demand.fps, run["packets"] / seconds, "1/s"),
-        Compared("into the loop", needs.in_bytes, run["packets"] / seconds * (size + overhead), "bytes/s"),
-        Compared("results out", demand.cameras * demand.sends, run["items"] / seconds, "1/s"),
+        Compared("memory of the loop", process_bytes + n * asked.camera_bytes, run["bytes"], "bytes"),
+        Compared("packets in", n * demand.fps, packets, "1/s"),
+        Compared("bytes in", asked.in_bytes, packets * (size + costs.record_bytes), "bytes/s"),
+        Compared("results out", n * demand.sends, items, "1/s"),
     ]
     if "broker_cpu_s" in run:
-        unread = replace(needs, read_bytes=needs.in_bytes, records_read=demand.cameras * demand.fps)
-        planned = broker_cores(demand, costs, unread)  # nobody reads the results of the run
-        out.append(Compared("CPU of the broker", planned + costs.broker.idle, run["broker_cpu_s"] / seconds, "cores"))
+        unread = replace(needs, read_bytes=needs.in_bytes, records_read=packets)  # nobody reads the run's results
+        planned = broker_cores(done, costs, unread) + costs.broker.idle
+        out.append(Compared("CPU of the broker", planned, run["broker_cpu_s"] / seconds, "cores"))
     return out

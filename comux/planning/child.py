@@ -118,9 +118,14 @@ def removed_topics(address: str) -> Iterator[None]:
 # -- the child's side ----------------------------------------------------------------------------------------------
 
 
+_saying = threading.Lock()  # callbacks of groups speak from threads of their own
+
+
 def say(what: Any) -> None:
     """One line to the parent."""
-    print(json.dumps(what), flush=True)  # noqa: T201 - the pipe to the parent
+    with _saying:
+        sys.stdout.write(json.dumps(what) + "\n")
+        sys.stdout.flush()
 
 
 def anonymous_bytes() -> int:
@@ -327,19 +332,33 @@ def member(stop: threading.Event, *, address: str, group: str, topics: str) -> N
 
 
 def fleet(stop: threading.Event, *, address: str, group: str, topics: str) -> None:
-    """A process of a fleet: says when (monotonic) it shows the first picture of a camera that became its own."""
+    """A process of a fleet: says when (monotonic) it shows the first picture of a camera that became its own.
+
+    And which camera went to another process.
+    """
     from comux import Comux
 
+    mine: set[str] = set()  # a picture may still come of a camera that has gone
     shown: set[str] = set()
-    with Comux(share=group, topics=topics, address=address) as manager:
-        manager.events.listen(
-            lambda event: shown.discard(str(event.source)) if event.kind in ("fleet.revoked", "fleet.lost") else None
-        )
+
+    def listen(event: Any) -> None:
+        cam = str(event.source)
+        if event.kind == "fleet.assigned":
+            mine.add(cam)
+        elif event.kind in ("fleet.revoked", "fleet.lost"):
+            mine.discard(cam)
+            shown.discard(cam)
+            say({"gone": cam})
+
+    manager = Comux(share=group, topics=topics, address=address)
+    manager.events.listen(listen)
+    with manager:
         while not stop.is_set():
             for item in manager.get_batch(timeout=_STEP):
-                if item.array is not None and str(item.cam_id) not in shown:
-                    shown.add(str(item.cam_id))
-                    say({"cam": str(item.cam_id), "at": time.monotonic()})
+                cam = str(item.cam_id)
+                if item.array is not None and cam in mine and cam not in shown:
+                    shown.add(cam)
+                    say({"cam": cam, "at": time.monotonic()})
 
 
 def main() -> int:

@@ -2,7 +2,8 @@
 
 Seconds are CPU seconds of one core unless said otherwise; megabytes and megapixels are 10^6. ``MEASURED`` is what
 ``benchmarks/scaling/measure.py`` found on the machine it names, and what the plan stands on where nothing else is
-given; the whole measurement with its spread is ``benchmarks/results/scaling-2-cores.json``. ``load`` reads such a file.
+given: ``measured.json``, the costs of ``benchmarks/results/scaling-2-cores.json``, which has the whole measurement with
+its spread. ``load`` reads such files.
 """
 
 from __future__ import annotations
@@ -138,22 +139,6 @@ class Costs:
         return asdict(self)
 
 
-MEASURED: Final = Costs(
-    source="built-in figures",
-    decode={
-        "h264": CodecCosts(packet_s=1.0e-4, megapixel_s=2.0e-3, megabyte_s=3.0e-2),
-        "hevc": CodecCosts(packet_s=1.0e-4, megapixel_s=2.5e-3, megabyte_s=4.0e-2),
-    },
-    convert_megapixel_s=3.0e-4,
-    picture_bytes={"freshest": 14.0, "every_frame": 16.0},
-    record_bytes=230.0,
-    shm=EngineCosts(2.0e-4, 1.0e-5, 5.0e-5, 1.0e-3, 1.0e-4, 40e6, 1.2e6, 0.02),
-    kafka=EngineCosts(3.0e-4, 3.0e-3, 5.0e-5, 1.0e-3, 2.0e-4, 45e6, 1.6e6, 0.3),
-    broker=BrokerCosts(0.06, 1.2e-4, 2.6e-3, 8.0e-5, 2.3e-3, 5e-5, 3e-3, 50e3, 0.04),
-    group=GroupCosts(2.3, 0.0, 10.1, 0.0, 0.01, 3.0e-4),
-)
-
-
 def load(path: str | Path) -> Costs:
     """Read the costs of a file that ``comux plan --measure`` or ``benchmarks/scaling/measure.py`` wrote.
 
@@ -216,3 +201,6 @@ def _number(name: str, value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
         raise ConfigError(f"{where}: costs.{name} is {value!r}, not a number of at least 0")
     return float(value)
+
+
+MEASURED: Final = load(Path(__file__).with_name("measured.json"))

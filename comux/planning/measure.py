@@ -14,12 +14,8 @@ from __future__ import annotations
 
 import os
 import platform
-import secrets
-import statistics
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -27,13 +23,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from comux.decoders.containers import write_video
+from comux.decoders.encode import encodable_codecs
+from comux.errors import UnknownCodecError
 
-from .child import Child, removed_topics
-from .clips import make_clip
 from .costs import MEASURED, BrokerCosts, CodecCosts, EngineCosts
 from .decoding import FPS, POINTS, fit_codec, fit_conversion, fit_error, least_squares, measure_decoding
 from .groups import group_costs, measure_group
+from .loops import Cameras, Clips, engine_address, medians
+from .needs import RETAINED
 from .server import Server
 
 Tell = Callable[[str], None]
@@ -79,6 +76,9 @@ class Effort:
         rounds: Of everything.
         points: Clips that codecs are measured with.
         cameras: Of a loop, many and few.
+        modes: Whose pictures' memory is measured.
+        quick: Leave out what tells a packet from an item and a megabyte from a packet: enough to plan for a loop like
+            the measured one, which is given every picture.
     """
 
     seconds: float = 3.0
@@ -86,6 +86,8 @@ class Effort:
     rounds: int = 3
     points: Sequence[tuple[int, int, int]] = POINTS
     cameras: tuple[int, int] = (MANY, FEW)
+    modes: tuple[str, ...] = ("freshest", "every_frame")
+    quick: bool = False
 
 
 def measure(
@@ -105,6 +107,8 @@ def measure(
     Raises:
         ComuxError: the cluster, an unknown codec, or a process that failed.
     """
+    if unknown := [codec for codec in codecs if codec not in encodable_codecs()]:
+        raise UnknownCodecError(f"codec {unknown[0]!r} cannot be measured; known are {', '.join(encodable_codecs())}")
     facts = machine()
     points = [p for codec in codecs for p in measure_decoding(codec, effort.points, effort.rounds, tell)]
     decode = {codec: fit_codec([p for p in points if p.codec == codec]) for codec in codecs}
@@ -130,7 +134,7 @@ def measure(
     for engine, each in runs.items():
         found["loops"][engine] = each
         costs[engine] = asdict(engine_costs(each, tiny))
-    costs["picture_bytes"] = picture_bytes(runs["shm"])
+    costs["picture_bytes"] = {mode: picture_bytes(runs["shm"], mode) for mode in effort.modes}
     if cluster is not None:
         found["group"] = measure_group(engines["kafka"], tell)
         costs["group"] = asdict(group_costs(found["group"]))
@@ -141,133 +145,62 @@ def measure(
     return found
 
 
-def engine_address(cluster: str | None) -> str:
-    """A namespace of our own, in shared memory or on a cluster."""
-    name = f"comux-plan-{os.getpid()}-{secrets.token_hex(3)}"
-    return f"shm://{name}" if cluster is None else f"{cluster}{'&' if '?' in cluster else '?'}prefix={name}."
-
-
 def measure_h264(effort: Effort, tell: Tell) -> CodecCosts:
     """What the loops' own clips cost to decode."""
     return fit_codec(measure_decoding("h264", effort.points, effort.rounds, tell))
 
 
-class Clips:
-    """Files that cameras publish, each made once."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def file(self, width: int, height: int, bitrate: int) -> str:
-        """Two seconds of H.264."""
-        path = self._folder / f"{width}x{height}-{bitrate}.mp4"
-        if not path.exists():
-            packets = make_clip("h264", width, height, fps=FPS, frames=2 * FPS, bitrate=bitrate)
-            write_video(path, "h264", width, height, FPS, packets)
-        return str(path)
-
-
-# -- loops ---------------------------------------------------------------------------------------------------------
-
-
 def _rounds(engines: Mapping[str, str], clips: Clips, effort: Effort, tell: Tell) -> dict[str, dict[str, Any]]:
     many, few = effort.cameras
-    kinds: dict[str, dict[str, Any]] = {
-        "delivered": {"clip": clips.file(*_TINY), "cameras": many},
-        "undelivered": {"clip": clips.file(*_TINY), "cameras": many, "settings": {"rate": 1.0}},
-        "sent": {"clip": clips.file(*_TINY), "cameras": many, "results_bytes": RESULTS_BYTES},
-        "few": {"clip": clips.file(*_TINY), "cameras": few},
-        "read": {"clip": clips.file(*_TINY), "cameras": few, "role": "reader"},
-        "read_rich": {"clip": clips.file(*_RICH), "cameras": few, "role": "reader"},
+    tiny, larger = clips.file(*_TINY), clips.file(*_LARGER)
+    loops: dict[str, dict[str, Any]] = {
+        "delivered": {},
+        "undelivered": {"settings": {"rate": 1.0}},
+        "sent": {"results_bytes": RESULTS_BYTES},
+        "few": {"cameras": few},
+        "read": {"role": "reader", "cameras": few},
     }
-    served: dict[str, dict[str, Any]] = {
-        f"served_{kind}{reads}": {"clip": clip, "cameras": cameras, "role": role, "apart": True}
-        for reads, role in (("", None), ("_read", "reader"))
-        for kind, clip, cameras in (
-            ("few", clips.file(*_TINY), few),
-            ("many", clips.file(*_TINY), many),
-            ("rich", clips.file(*_RICH), few),
-        )
-    }
-    pictures: dict[str, dict[str, Any]] = {
-        mode: {"clip": clips.file(*_LARGER), "cameras": few, "settings": {"mode": mode}}
-        for mode in ("freshest", "every_frame")
-    }
+    if effort.quick:
+        loops = {kind: loops[kind] for kind in ("delivered", "sent", "few")}
+    pictures: dict[str, dict[str, Any]] = {mode: {"settings": {"mode": mode}} for mode in effort.modes}
+    served: dict[str, dict[str, Any]] = {"": {"role": None}, "_read": {"role": "reader"}}
     runs: dict[str, dict[str, list[Any]]] = {engine: {} for engine in engines}
     for number in range(effort.rounds):
         for engine, address in engines.items():
             tell(f"{engine}: loops, round {number + 1} of {effort.rounds}")
-            more = pictures if engine == "shm" else {} if Server.at(address) is None else served
-            for kind, what in {**kinds, **more}.items():
-                runs[engine].setdefault(kind, []).append(
-                    run_loop(address, seconds=effort.seconds, warm_up=effort.warm_up, **what)
-                )
+            feeds: list[tuple[str, int, bool, dict[str, dict[str, Any]]]] = [(tiny, many, False, loops)]
+            if not effort.quick:
+                feeds.append((clips.file(*_RICH), few, False, {"read_rich": {"role": "reader"}}))
+            if engine == "shm":
+                feeds.append((larger, few, False, pictures))
+            elif not effort.quick and Server.at(address) is not None:
+                for kind, clip, cameras in (
+                    ("few", tiny, few),
+                    ("many", tiny, many),
+                    ("rich", clips.file(*_RICH), few),
+                ):
+                    feeds.append((clip, cameras, True, {f"served_{kind}{name}": what for name, what in served.items()}))
+            for clip, cameras, apart, kinds in feeds:
+                with Cameras(address, clip, cameras, apart=apart) as feed:
+                    for kind, what in kinds.items():
+                        run = feed.run(seconds=effort.seconds, warm_up=effort.warm_up, **what)
+                        runs[engine].setdefault(kind, []).append(run)
     return {engine: {kind: medians(each) for kind, each in kinds.items()} for engine, kinds in runs.items()}
-
-
-def medians(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of each figure of several runs; ``..._least_s`` and ``..._most_s`` say how far CPU times lie apart."""
-    out = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-    for name in ("cpu_s", "broker_cpu_s"):
-        if name in out:
-            out[name.removesuffix("_s") + "_least_s"] = min(run[name] for run in runs)
-            out[name.removesuffix("_s") + "_most_s"] = max(run[name] for run in runs)
-    return out
-
-
-def run_loop(
-    address: str,
-    *,
-    clip: str,
-    cameras: int,
-    seconds: float,
-    warm_up: float = 1.0,
-    fps: float = FPS,
-    settings: Mapping[str, Any] | None = None,
-    results_bytes: int | None = None,
-    role: str | None = "loop",
-    apart: bool = False,
-) -> dict[str, float]:
-    """One run: cameras in one process, the loop (or a ``reader``, or nobody) in another; the topics deleted afterwards.
-
-    Returns:
-        What the loop says (``child.loop``), with the cameras' own figures as ``feed_...``, and with ``broker_cpu_s``
-        where the broker runs on this machine.
-    """
-    ids = [f"cam{number}" for number in range(cameras)]
-    topics = [f"raw_{cam_id}" for cam_id in ids]
-    what: dict[str, Any] = {"address": address, "seconds": seconds, "warm_up": warm_up}
-    if role == "loop":
-        what |= {"cam_ids": ids, "settings": settings or {}, "results_bytes": results_bytes}
-    else:
-        what["topics"] = topics
-    server = Server.at(address)
-    feeding = {"address": address, "topics": topics, "clip": clip, "fps": fps, "apart": apart}
-    with removed_topics(address), Child("cameras", **feeding) as feed:
-        feed.hear()
-        with Child(role, **what) if role is not None else nullcontext() as reading:
-            if reading is not None:
-                reading.hear()
-            before = 0.0 if server is None else server.cpu_s()
-            said: dict[str, float] = {"seconds": seconds} if reading is None else reading.hear()
-            if reading is None:
-                threading.Event().wait(seconds)  # it is the broker that is measured
-            if server is not None:
-                said["broker_cpu_s"] = server.cpu_s() - before
-        feed.ask()
-        told = feed.hear()
-    return said | {f"feed_{name}": value for name, value in told.items()}
 
 
 def engine_costs(runs: Mapping[str, Mapping[str, float]], codec: CodecCosts) -> EngineCosts:
     """What the sums of the runs say of one packet, item, batch and result."""
-    size = {kind: runs[kind]["value_bytes"] / runs[kind]["packets"] / 1e6 for kind in ("read", "read_rich")}
-    each = {kind: runs[kind]["cpu_s"] / runs[kind]["packets"] for kind in ("read", "read_rich")}
-    megabyte_s = max(0.0, (each["read_rich"] - each["read"]) / (size["read_rich"] - size["read"]))
-    decode_s = codec.packet_s + codec.megapixel_s * _TINY[0] * _TINY[1] / 1e6 + codec.megabyte_s * size["read"]
+    megabyte_s = 0.0
+    if "read_rich" in runs:
+        size = {kind: runs[kind]["value_bytes"] / runs[kind]["packets"] / 1e6 for kind in ("read", "read_rich")}
+        each = {kind: runs[kind]["cpu_s"] / runs[kind]["packets"] for kind in ("read", "read_rich")}
+        megabyte_s = max(0.0, (each["read_rich"] - each["read"]) / (size["read_rich"] - size["read"]))
+    megabytes = runs["few"]["feed_bytes"] / runs["few"]["feed_packets"] / 1e6
+    decode_s = codec.packet_s + codec.megapixel_s * _TINY[0] * _TINY[1] / 1e6 + codec.megabyte_s * megabytes
     rows, rests = [], []
-    for kind in ("delivered", "undelivered", "few", "sent"):
-        run = runs[kind]
+    for kind, run in runs.items():
+        if kind not in ("delivered", "undelivered", "few", "sent"):
+            continue
         rows.append([run["packets"], run["items"], run["batches"], run["items"] if kind == "sent" else 0.0])
         rests.append(run["cpu_s"] - run["packets"] * decode_s)
     packet_s, item_s, batch_s, send_s = least_squares(np.array(rows), np.array(rests))
@@ -284,6 +217,14 @@ def engine_costs(runs: Mapping[str, Mapping[str, float]], codec: CodecCosts) -> 
         source_bytes=max(0.0, source_bytes),
         open_s=many["open_s"] / many["cameras"],
     )
+
+
+def picture_bytes(runs: Mapping[str, Mapping[str, float]], mode: str) -> float:
+    """Memory of a camera's pictures per pixel."""
+    run, tiny = runs[mode], runs["few"]
+    grown = run["bytes"] - run["empty_bytes"] - tiny["bytes"] + tiny["empty_bytes"]
+    kept = RETAINED * _LARGER[2] / 8 / FPS
+    return max(0.0, grown / run["cameras"] - kept) / (_LARGER[0] * _LARGER[1])
 
 
 def broker_costs(runs: Mapping[str, Mapping[str, float]], create_s: float) -> BrokerCosts:
@@ -304,14 +245,3 @@ def broker_costs(runs: Mapping[str, Mapping[str, float]], create_s: float) -> Br
         read_megabyte_s=read_megabyte_s,
         create_s=create_s,
     )
-
-
-def picture_bytes(runs: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Memory of a camera's pictures per pixel, by mode."""
-    out = {}
-    for mode in ("freshest", "every_frame"):
-        run = runs[mode]
-        grown = (run["bytes"] - run["empty_bytes"] - runs["few"]["bytes"] + runs["few"]["empty_bytes"]) / run["cameras"]
-        kept = 20 * _LARGER[2] / 8 / FPS
-        out[mode] = max(0.0, grown - kept) / (_LARGER[0] * _LARGER[1])
-    return out

@@ -39,7 +39,7 @@ from comux.planning.measure import FEW, Effort, measure
 from comux.planning.server import Server
 
 SERVICES = Path(__file__).resolve().parents[2] / "scripts" / "services"
-PARTITIONS = (250, 500, 1000, 2000)
+PARTITIONS = (250, 500, 1000)
 FLEET = (3, 24)  # processes, cameras
 TINY = (64, 48, 60_000)
 RICH = (640, 360, 12_000_000)

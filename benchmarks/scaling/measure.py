@@ -135,14 +135,15 @@ def copies(seconds: float, rounds: int) -> dict[str, Any]:
     runs: dict[str, list[Any]] = {}
     with cluster("kafka3") as (address, _), tempfile.TemporaryDirectory(prefix="comux-bench-") as folder:
         clips = Clips(Path(folder))
-        for number in range(rounds):
-            tell(f"three brokers, round {number + 1} of {rounds}")
+        for number in range(rounds + 1):  # the first warms the brokers up, and does not count
+            tell(f"three brokers, round {number} of {rounds}")
             for name, clip, cameras in (("many", TINY, 24), ("rich", RICH, FEW)):
                 for factor in (1, 3):
                     own = engine_address(address) + f"&replication_factor={factor}"
                     with Cameras(own, clips.file(*clip), cameras, apart=True) as feed:
                         run = feed.run(seconds=seconds, warm_up=0, role=None)
-                    runs.setdefault(f"{name}_{factor}", []).append(run)
+                    if number:
+                        runs.setdefault(f"{name}_{factor}", []).append(run)
     return {kind: medians(each) for kind, each in runs.items()}
 
 
@@ -234,6 +235,10 @@ def main() -> None:
     costs["broker"]["partition_bytes"] = max(0.0, (most["broker_bytes"] - few["broker_bytes"]) / apart)
     costs["broker"]["copy_s"], costs["broker"]["copy_megabyte_s"] = copy_costs(found["copies"])
     topic = max(0.0, (most["member_cpu"] - few["member_cpu"]) / apart)
+    joining = max(0.0, (most["first_s"] - few["first_s"]) / apart)
+    costs["group"]["join_topic_s"] = costs["group"]["dead_topic_s"] = joining
+    for name in ("join_s", "dead_s"):  # between so few topics the slope is noise; here it is not
+        costs["group"][name] = statistics.mean(each[name] for each in found["group"])
     costs["group"]["metadata_topic_s"] = topic * METADATA_S
     costs["group"]["member"] = max(0.0, few["member_cpu"] - topic * few["partitions"])
     if options.json:

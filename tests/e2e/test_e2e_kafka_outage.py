@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -35,6 +35,7 @@ class Loop:
         self.turns = 0
         self.longest = 0.0
         self.delivered: Counter[str] = Counter()
+        self.indices: dict[str, set[int]] = defaultdict(set)
         self.statuses: dict[str, str] = {}
         self.sent: list[ResultFuture] = []
         self.surfaced: dict[tuple[Any, int], BaseException] = {}
@@ -50,6 +51,7 @@ class Loop:
         self.statuses = {str(item.cam_id): str(item.status) for item in batch}
         for item in batch.fresh:
             self.delivered[str(item.cam_id)] += 1
+            self.indices[str(item.cam_id)].add(item.index)
             self._send(item)
         return self.statuses
 
@@ -112,12 +114,14 @@ def _all(*statuses: str) -> Callable[[dict[str, str]], bool]:
     return lambda now: set(now.values()) <= set(statuses)
 
 
-def _life(services: Services, *, outages: int, before: float, gone: float, after: float) -> None:
+def _life(
+    services: Services, *, outages: int, before: float, gone: float, after: float, group: str | None = None
+) -> None:
     """Cameras without a broker; it comes; it is killed and started again; the feeds end."""
     cams = [f"cam{number}" for number in range(1, CAMERAS + 1)]
     coming = _Background(lambda: OwnKafkaCluster(services, "kafka"))
     with room(_early_address(services)) as there:
-        options = {"mode": "every_frame", "send_timeout": 0.2, "max_in_flight": 4000}
+        options = {"mode": "every_frame", "send_timeout": 0.2, "max_in_flight": 4000, "group": group}
         with Comux(cams, address=there.address, strict_on_fail=False, **options) as cameras:
             loop, watch = Loop(cameras), Watch(cameras)
             loop.until(_all("reconnecting"), "all wait for the broker", 20)
@@ -147,9 +151,15 @@ def _check(there: Room, loop: Loop, watch: Watch, records: dict[str, int]) -> No
     most = TURN + SLACK + 2 * watch.late  # a machine that has no time for us is not the broker's fault
     assert loop.longest < most, f"a batch took {loop.longest:.2f} s of {TURN}; {watch.late:.2f} s late: the machine"
     for cam, books in loop.cameras.accounts().items():
-        assert len(there.plain(f"raw_{cam}")) == records[str(cam)] + 1  # the end of the stream is a record on Kafka
-        assert (books.received, books.delivered) == (records[str(cam)], loop.delivered[str(cam)])
-        assert (books.absorbed, dict(books.dropped), books.held_total) == (0, {}, 0)
+        count = records[str(cam)]
+        assert len(there.plain(f"raw_{cam}")) == count + 1  # the end of the stream is a record on Kafka
+        assert loop.indices[str(cam)] == set(range(count))
+        assert (books.absorbed, books.held_total, books.delivered) == (0, 0, loop.delivered[str(cam)])
+        if there.broker.groups(f"raw_{cam}"):  # at least once: what was not acknowledged comes again
+            assert books.dropped.keys() <= {"duplicate", "resync", "failed"}
+            assert there.broker.groups(f"raw_{cam}")[0].committed >= count
+        else:
+            assert (books.received, dict(books.dropped)) == (count, {})
     _check_results(there, loop, loop.cameras.status()["results"])
 
 
@@ -228,3 +238,8 @@ def test_a_broker_that_hangs_is_seen_to_be_gone_and_comes_back(own_kafka: OwnKaf
 @pytest.mark.torture
 def test_eight_cameras_outlive_three_outages_in_a_minute(services: Services) -> None:
     _life(services, outages=3, before=8.0, gone=5.0, after=5.0)
+
+
+@pytest.mark.torture
+def test_a_group_outlives_an_outage_and_commits_everything(services: Services) -> None:
+    _life(services, outages=1, before=3.0, gone=3.0, after=3.0, group="viewers")

@@ -22,7 +22,7 @@ from video.bench import report as video_table
 PARTS = {
     "ring": ("The ring", ring_table, ("topology", "bytes")),
     "video": ("Delivered video, 1080p, every frame as BGR", video_table, ("cameras",)),
-    "kafka": ("Kafka", kafka_table, ("settings", "bytes", "direction")),
+    "kafka": ("Kafka", kafka_table, ("settings",)),
 }
 
 
@@ -33,7 +33,8 @@ def main() -> None:
             continue
         found: dict[str, Any] = json.loads(path.read_text())
         print(f"## {title}\n\nMachine: {common.describe(found['machine'])}.\n")
-        for values, rows in itertools.groupby(found["results"], key=lambda row: tuple(row[key] for key in apart)):
+        results = sorted(found["results"], key=lambda row: row.get("settings", ""))
+        for values, rows in itertools.groupby(results, key=lambda row: tuple(row[key] for key in apart)):
             if "settings" in apart:
                 print(f"{values[0].capitalize()} settings:\n")
             print(table(list(rows)))

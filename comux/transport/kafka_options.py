@@ -155,16 +155,14 @@ def _giving_way(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str,
     out: dict[str, Any] = {}
     if "heartbeat_interval_ms" in ours and "session_timeout_ms" in theirs:
         out["heartbeat_interval_ms"] = min(ours["heartbeat_interval_ms"], theirs["session_timeout_ms"] // 3)
-    if "request_timeout_ms" in ours:
-        timeout = ours["request_timeout_ms"]
-        if "fetch_max_wait_ms" in theirs:
-            timeout = max(timeout, theirs["fetch_max_wait_ms"] + 5000)
-        if "delivery_timeout_ms" in theirs:
-            timeout = min(timeout, theirs["delivery_timeout_ms"] - theirs.get("linger_ms", ours.get("linger_ms", 0)))
-        if "connections_max_idle_ms" in theirs:
-            timeout = min(timeout, theirs["connections_max_idle_ms"] - 1)
-        out["request_timeout_ms"] = timeout
-    return out
+    timeout = ours["request_timeout_ms"]
+    if "fetch_max_wait_ms" in theirs:
+        timeout = max(timeout, theirs["fetch_max_wait_ms"] + 5000)
+    if "delivery_timeout_ms" in theirs:
+        timeout = min(timeout, theirs["delivery_timeout_ms"] - theirs.get("linger_ms", ours.get("linger_ms", 0)))
+    if "connections_max_idle_ms" in theirs:
+        timeout = min(timeout, theirs["connections_max_idle_ms"] - 1)
+    return {**out, "request_timeout_ms": timeout}
 
 
 def read_options(address: Address, given: Mapping[str, Any]) -> KafkaOptions:

@@ -46,6 +46,7 @@ from .interface import Claim, Producer, SendFuture, TopicSpec, dtype_of
 from .kafka_acks import KafkaFuture, Run, place
 from .kafka_cluster import Cluster, TopicState
 from .kafka_failures import Notes, translate
+from .kafka_idempotence import ask_for_numbers_again, close_producer, keep_the_delivery_timeout, spare_the_others
 from .kafka_net import build
 from .kafka_poller import Lifeline
 from .kafka_wire import END, MS, End, encode, size_of
@@ -94,7 +95,8 @@ class Outlet:
         self.compressed = arguments.get("compression_type") is not None
         self.acknowledged = arguments["acks"] != 0
         self.client = build(Client, arguments, cluster.where, self.notes)
-        _spare_the_others(self.client)
+        for put_right in (spare_the_others, ask_for_numbers_again, keep_the_delivery_timeout):
+            put_right(self.client)
 
     @property
     def broken(self) -> bool:
@@ -168,33 +170,7 @@ class Outlet:
     def close(self) -> None:
         """Wait a moment for what is under way, then end; what was not acknowledged by then fails. Idempotent."""
         self.closed = True
-        try:
-            self.client.close(timeout=_CLOSE)
-        except Exception as error:  # noqa: BLE001 - whatever the client says at its end must not reach anybody
-            _log.debug("%s: closing the producer: %s", self.cluster.where, error)
-
-
-def _spare_the_others(client: Any) -> None:
-    """See to it that a record which the cluster refuses fails, and nothing else.
-
-    kafka-python ends an idempotent producer for good then, with all that is under way to any topic. But what was
-    refused was not appended, and of each partition one batch is under way: the next one takes over its numbers.
-    """
-    manager = client._transaction_manager
-    if manager is None:
-        return
-    classify, for_good = manager.classify_batch_error, manager._FATAL_ERRORS
-
-    def classify_refusal(error: Any, batch: Any, log_start_offset: int = -1) -> Any:
-        outcome = classify(error, batch, log_start_offset=log_start_offset)
-        kind = error if isinstance(error, type) else type(error)
-        if outcome != manager.ERROR_CLASS_FATAL or kind in for_good:
-            return outcome
-        if manager.producer_id_and_epoch.match(batch) and batch.has_sequence:
-            manager.set_sequence_number(batch.topic_partition, batch.base_sequence)
-        return manager.ERROR_CLASS_RETRIABLE  # it is not tried again; the word only says that nothing else ends
-
-    manager.classify_batch_error = classify_refusal
+        close_producer(self.client, _CLOSE, self.cluster.where)
 
 
 class KafkaProducer(Producer):

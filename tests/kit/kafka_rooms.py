@@ -41,9 +41,9 @@ class Room:
         address: For comux; carries the prefix.
     """
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, prefix: str = "") -> None:
         self.bootstrap = bootstrap
-        self.prefix = f"comux-test-{os.getpid()}-{os.urandom(3).hex()}-{next(_numbers)}."
+        self.prefix = prefix or f"comux-test-{os.getpid()}-{os.urandom(3).hex()}-{next(_numbers)}."
         self.address = f"kafka://{bootstrap}?prefix={self.prefix}"
         self._broker: Broker | None = None
         self._feeds: list[FeedThread] = []
@@ -132,9 +132,9 @@ def there(kafka: KafkaCluster) -> Iterator[Room]:
 
 
 @contextlib.contextmanager
-def room(bootstrap: str) -> Iterator[Room]:
-    """A room that is left tidy."""
-    place = Room(bootstrap)
+def room(bootstrap: str, prefix: str = "") -> Iterator[Room]:
+    """A room that is left tidy; an earlier one's topics where ``prefix`` is its."""
+    place = Room(bootstrap, prefix)
     try:
         yield place
     finally:

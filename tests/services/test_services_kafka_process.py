@@ -71,8 +71,8 @@ grouped = []
 while len(grouped) < 10:
     grouped += member.poll(20, 100)
 member.commit()
-troubles = [repr(poller._notes.newest) for poller in broker._pollers if poller._notes.newest is not None]
-troubles += [repr(notes.newest) for notes in (broker._cluster.notes, broker._outlet.notes) if notes.newest is not None]
+notes = [broker._cluster.notes, broker._outlet.notes, *(poller._notes for poller in broker._pollers)]
+troubles = [repr(trouble) for each in notes for trouble in each.troubles]
 cameras.close()
 broker.close()
 print(json.dumps({"told": told, "status": status, "offsets": offsets, "troubles": troubles,

@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
 from comux import Comux
-from comux.errors import ClosedError, ComuxError, ConnectError
-from comux.transport import connect
+from comux.errors import ClosedError, ComuxError, ConnectError, DeliveryError
+from comux.transport import TopicSpec, connect
 
 CAMERAS = [f"cam{number}" for number in range(30)]
 
@@ -115,3 +116,37 @@ def test_ctrl_c_while_connecting(silent: str) -> None:
             connect(f"kafka://{silent}", connect_timeout=30)
     finally:
         timer.join()
+
+
+def test_results_for_a_cluster_that_is_not_there_hold_the_loop_up_once(silent: str) -> None:
+    """Every send fails, and says so later; one of them waits for the connection, not each."""
+    with connect("memory://dead-results") as broker:
+        broker.create_topic(TopicSpec("raw_cam", dtype=np.uint8, shape=(4, 4, 3)))
+        with (
+            broker.producer("raw_cam") as producer,
+            Comux(
+                ["cam"],
+                address="memory://dead-results",
+                produce_address=f"kafka://{silent}?connect_timeout=1",
+                codec="raw",
+                mode="every_frame",
+            ) as cameras,
+        ):
+            failed: dict[object, BaseException] = {}
+            begin = time.monotonic()
+            for number in range(20):
+                producer.send(np.full((4, 4, 3), number, np.uint8))
+                item = cameras.read("cam")
+                while True:
+                    try:
+                        cameras.send(item, {"number": number})
+                        break
+                    except DeliveryError as error:
+                        failed |= dict(error.failures)
+            assert time.monotonic() - begin < 8  # twenty time-outs would be 20 seconds
+            with pytest.raises(DeliveryError) as raised:
+                cameras.flush(10)
+            failed |= dict(raised.value.failures)
+            assert set(failed) == {("cam", number) for number in range(20)}
+            assert cameras.status()["results"]["dropped"] == {"failed": 20}
+        broker.delete_topic("raw_cam", force=True)

@@ -189,6 +189,5 @@ def shown(figure: Figure) -> str:
     """A figure's value with its unit, three digits."""
     if figure.unit in ("bytes", "bytes/s", "bit/s"):
         return quantity_text(figure.value) + {"bytes": "B", "bytes/s": "B/s", "bit/s": "bit/s"}[figure.unit]
-    if figure.unit:
-        return f"{figure.value:.3g} {figure.unit}"
-    return f"{figure.value:.0f}" if figure.value >= 10 or figure.value == int(figure.value) else f"{figure.value:.2g}"
+    value = f"{figure.value:,.0f}" if figure.value >= 100 else f"{figure.value:.3g}"
+    return f"{value} {figure.unit}".rstrip()

@@ -1,6 +1,7 @@
-"""Ending a program from outside: its pid file, and asking, waiting, killing.
+"""Ending a program from outside: its pid file, and asking, waiting, killing; and how children of ours are started.
 
-Lives here: ``write_pid_file``, ``terminate``, ``stop_on_signals``, ``StopEvent``.
+Lives here: ``write_pid_file``, ``terminate``, ``stop_on_signals``, ``StopEvent``; ``python_command``,
+``child_environment``.
 May import: ``errors`` and the standard library.
 Must never know: what the program does.
 
@@ -34,6 +35,8 @@ import os
 import select
 import signal
 import stat
+import sys
+import sysconfig
 import threading
 import time
 import weakref
@@ -43,9 +46,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Literal
 
+import comux
 from comux.errors import ConfigError
 
-__all__ = ["StopEvent", "TerminateResult", "process_start", "stop_on_signals", "terminate", "write_pid_file"]
+__all__ = [
+    "StopEvent",
+    "TerminateResult",
+    "child_environment",
+    "process_start",
+    "python_command",
+    "stop_on_signals",
+    "terminate",
+    "write_pid_file",
+]
 
 _MAX_FILE: Final = 4096
 _KILL_WAIT: Final = 5.0
@@ -473,3 +486,17 @@ def stop_on_signals(*signals: signal.Signals, on_stop: Callable[[], None] | None
     finally:
         for number in wanted:
             signal.signal(number, former[number] if former[number] is not None else signal.SIG_DFL)
+
+
+def python_command(*arguments: str) -> list[str]:
+    """A command line that runs a module of this very comux, whatever lies in the working directory."""
+    return [sys.executable, "-P", "-m", *arguments]
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a child: it finds comux where this process found it."""
+    environment = dict(os.environ)
+    root = str(Path(comux.__file__).resolve().parents[1])
+    if root not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
+    return environment

@@ -47,7 +47,7 @@ def check_topic_name(name: object, what: str = "topic") -> str:
             ``.``, ``_`` and ``-``.
     """
     if not isinstance(name, str):
-        raise ConfigError(f"{what} {name!r} is {type(name).__name__}, not text")
+        raise ConfigError(f"{what} is {type(name).__name__}, not text")
     if not name or name in (".", "..") or not _TOPIC_NAME.fullmatch(name):
         raise ConfigError(f"{what} {name!r} is no topic name: use letters, digits, '.', '_' and '-'")
     if len(name) > MAX_TOPIC_NAME:
@@ -62,7 +62,7 @@ def check_schema(schema: object, what: str = "schema") -> str:
         ConfigError: names ``what`` (for example ``consume_schema``), the value and the remedy.
     """
     if not isinstance(schema, str):
-        raise ConfigError(f"{what} {schema!r} is {type(schema).__name__}, not text such as 'raw_:cam_id'")
+        raise ConfigError(f"{what} is {type(schema).__name__}, not text such as 'raw_:cam_id'")
     count = schema.count(CAM_ID_MARK)
     if count != 1:
         raise ConfigError(

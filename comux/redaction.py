@@ -17,7 +17,7 @@ HIDDEN: Final = "***"
 _SECRET: Final = re.compile(r"pas+w|pass|pwd|secret|token|cred|jaas|(?:private|access|api|shared)_?key", re.IGNORECASE)
 _SCHEME: Final = r"((?:^|,)(?:[a-z][a-z0-9+]*://)?+)"
 _USER_INFO: Final = re.compile(_SCHEME + r"[^/@,\s]*:[^@]*@")
-_USER_INFO_ANYWHERE: Final = re.compile(_SCHEME + r"[^/@,\s]*:[^@=]*@")  # with a ? in the password
+_USER_INFO_ANYWHERE: Final = re.compile(_SCHEME + r"[^/@,\s?]*:[^@=]*@")  # with a ? in the password
 
 
 def is_secret(name: str) -> bool:

@@ -46,7 +46,9 @@ app.add_typer(topics, name="topics")
 _UsageError: Any = typer.BadParameter.__mro__[1]
 _ClickError: Any = _UsageError.__mro__[1]
 
-Address = Annotated[str, typer.Option("--address", "-a", metavar="ADDRESS", help="Engine: shm:// or shm://NAME.")]
+Address = Annotated[
+    str, typer.Option("--address", "-a", metavar="ADDRESS", help="Engine: shm://, shm://NAME, kafka://HOST:PORT.")
+]
 
 
 def _show_version(wanted: bool) -> None:
@@ -201,6 +203,79 @@ def bridge(
         format=format,
     )
     raise typer.Exit(code)
+
+
+@app.command(short_help="How much hardware so many cameras need.")
+def plan(
+    cameras: Annotated[int, typer.Option(metavar="N", help="How many cameras.")] = 100,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Size of their pictures.")] = "1920x1080",
+    fps: Annotated[float, typer.Option(metavar="FPS", help="Frames per second of each.")] = 30.0,
+    bitrate: Annotated[str, typer.Option(metavar="BITS", help="Bits per second of each, as in 4M.")] = "4M",
+    codec: Annotated[str, typer.Option(metavar="CODEC", help="h264, hevc, or what --measured knows.")] = "h264",
+    rate: Annotated[
+        float | None, typer.Option(metavar="N", help="Pictures per second delivered of each; default: all.")
+    ] = None,
+    mode: Annotated[str, typer.Option(metavar="freshest|every_frame", help="What batches take.")] = "freshest",
+    engine: Annotated[str, typer.Option(metavar="kafka|shm", help="Where the cameras' topics are.")] = "kafka",
+    results_bytes: Annotated[int, typer.Option(metavar="N", help="Bytes of each result's headers; -1: none.")] = 2000,
+    readers: Annotated[int, typer.Option(metavar="N", help="How many times each result is read.")] = 1,
+    cores: Annotated[int, typer.Option(metavar="N", help="Of each machine that decodes.")] = 16,
+    memory: Annotated[str, typer.Option(metavar="BYTES", help="Of each, as in 64G.")] = "64G",
+    network: Annotated[str, typer.Option(metavar="BITS", help="Of each, per second and way, as in 10G.")] = "10G",
+    brokers: Annotated[int | None, typer.Option(metavar="N", help="There are; default: as many as needed.")] = None,
+    broker_cores: Annotated[int, typer.Option(metavar="N", help="Of each broker.")] = 8,
+    broker_network: Annotated[
+        str | None, typer.Option(metavar="BITS", help="Of each broker; default: as --network.")
+    ] = None,
+    replication: Annotated[int, typer.Option(metavar="N", help="Copies of each record.")] = 3,
+    retention: Annotated[str, typer.Option(metavar="TIME", help="How long records are kept, as in 1h.")] = "1h",
+    safety: Annotated[float, typer.Option(metavar="X", help="Needs are multiplied by this.")] = 1.5,
+    measured: Annotated[Path | None, typer.Option(metavar="FILE", help="Costs measured on your machine.")] = None,
+    format: Annotated[str, typer.Option("--format", metavar="table|json", help="How it is printed.")] = "table",
+    measure: Annotated[bool, typer.Option("--measure", help="Measure the costs on this machine: minutes.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Measure, run eight cameras, compare with the plan.")] = False,
+    kafka: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Of a cluster, for --measure and --check.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.2, metavar="S", help="Of each run that is measured.")] = 3.0,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Of runs; medians count.")] = 3,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where measured costs go.")
+    ] = None,
+) -> None:
+    """How many cores, machines, brokers and bytes so many cameras need, and which is short first.
+
+    Each figure says what it stands on. docs/explanation/scaling.md has worked examples.
+    """
+    from comux.cli.plan import run_measure, run_plan
+
+    if measure or check:
+        code = run_measure(
+            codec, check=check, kafka=kafka, seconds=seconds, rounds=rounds, output=output, format=format
+        )
+        raise typer.Exit(code)
+    words: dict[str, Any] = {
+        "cameras": cameras,
+        "size": size,
+        "fps": fps,
+        "bitrate": bitrate,
+        "codec": codec,
+        "rate": rate,
+        "mode": mode,
+        "engine": engine,
+        "results_bytes": None if results_bytes == -1 else results_bytes,
+        "readers": readers,
+        "cores": cores,
+        "memory": memory,
+        "network": network,
+        "brokers": brokers,
+        "broker_cores": broker_cores,
+        "broker_network": broker_network,
+        "replication": replication,
+        "retention": retention,
+        "safety": safety,
+    }
+    raise typer.Exit(run_plan(words, measured=measured, format=format))
 
 
 @app.command(short_help="End a running program by its pid file.")

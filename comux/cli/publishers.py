@@ -15,16 +15,13 @@ import ctypes
 import os
 import signal
 import subprocess
-import sys
-import sysconfig
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
-import comux
 from comux.errors import ComuxError
+from comux.lifecycle import child_environment, python_command
 
 _PR_SET_PDEATHSIG: Final = 1
 RESTART_AFTER: Final = 2.0  #: seconds
@@ -44,20 +41,6 @@ def end_with_parent(parent: int) -> bool:
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     return os.getppid() == parent
-
-
-def python_command(*arguments: str) -> list[str]:
-    """A command line that runs a module of this very comux, whatever lies in the working directory."""
-    return [sys.executable, "-P", "-m", *arguments]
-
-
-def child_environment() -> dict[str, str]:
-    """The environment of a child: it finds comux where this process found it."""
-    environment = dict(os.environ)
-    root = str(Path(comux.__file__).resolve().parents[1])
-    if root not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
-    return environment
 
 
 def start_child(arguments: Sequence[str], *, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:

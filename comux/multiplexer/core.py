@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -39,6 +40,7 @@ from comux.transport import Broker, Consumer, check_engine
 _log = logging.getLogger("comux.multiplexer")
 
 _JOIN: Final = 5.0
+_TOGETHER: Final = 2.0  # seconds that all threads have to end before their engines are taken from under them
 LIVE_CHANGES: Final = frozenset({"rate"})
 
 
@@ -559,8 +561,8 @@ class Core:
             self.assembler.close()
             for source in self.table.sources:
                 source.stop("closed")
-            for source in self.table.sources:
-                self._join(source)
+            deadline = time.monotonic() + _TOGETHER
+            late = [s for s in self.table.sources if not s.join(max(0.0, deadline - time.monotonic()))]
             for key in list(self._connected):
                 self.drop_connected(key)
             if self.emitter is not None:
@@ -568,6 +570,8 @@ class Core:
             self.results.close()
             self.closed = True
             self._engines.close()
+            for source in late:  # what it waited for, an engine's answer, has ended
+                self._join(source)
 
 
 def _together(failures: Sequence[tuple[CamId, ComuxError]]) -> ComuxError:

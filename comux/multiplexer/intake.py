@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from comux.account import Account
@@ -233,6 +233,18 @@ class Intake:
         if self.position is None and consumer.group is None:
             with contextlib.suppress(ComuxError):  # several topics, or closed: reading will tell
                 self.position = consumer.position()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Meanwhile nothing is fetched, where the engine fetches ahead."""
+        consumer = self.open()
+        with contextlib.suppress(ComuxError):  # whatever it is, reading will tell
+            consumer.pause()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ComuxError):
+                consumer.resume()
 
     def wakeup(self) -> None:
         """Make a waiting ``next`` return. From any thread."""

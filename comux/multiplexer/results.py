@@ -7,7 +7,8 @@
 under way; when that many are, ``send`` waits ``send_timeout`` for one to be done. A delivery that failed is raised by
 the next ``send`` or ``flush``, before that accepts its own record, with the (cam_id, index) of each. What concerns the
 record itself (size, a header that cannot be sent) is raised at once. A produce topic that is missing is made; an engine
-that cannot be reached makes the delivery fail, and the next send tries again.
+that cannot be reached makes the delivery fail, and is tried again by a later send, so seldom that a loop is hardly held
+up by it.
 
 **Books.** received = every accepted send; delivered = published; dropped: ``failed``, ``full`` (the topic's
 ``drop_newest``), ``refused`` (raised by ``send``); held: ``in_flight``.
@@ -29,6 +30,7 @@ from comux.account import Account, AccountSnapshot
 from comux.errors import (
     ClosedError,
     ComuxError,
+    ConnectError,
     DeliveryError,
     RecordTooLargeError,
     UnknownTopicError,
@@ -41,6 +43,8 @@ from comux.telemetry import EventLog
 from comux.transport import Broker, Producer, SendFuture, TopicSpec
 
 _FAILURES_KEPT: Final = 1000
+_AGAIN_LEAST: Final = 0.5  # seconds until an engine that was not there is tried again: ten times what a try took
+_AGAIN_MOST: Final = 30.0
 PRODUCE_RECORDS: Final = 4096  #: of a produce topic made here; make it yourself to keep more
 
 
@@ -137,6 +141,7 @@ class Results:
         self._done = threading.Condition(self._lock)
         self._outlets: dict[tuple[str, str], Producer] = {}
         self._open_lock = threading.Lock()
+        self._missed: dict[str, tuple[ComuxError, float]] = {}  # why an engine was not there, and when to try again
         self._in_flight = 0
         self._unpublished = 0  # of those, not handed to a producer yet
         self._failures: list[tuple[tuple[CamId, int], BaseException]] = []
@@ -158,7 +163,7 @@ class Results:
                 f"source {cam_id!r} index {record.offset}: the headers have {size} bytes, max_header_bytes is "
                 f"{self.limits.max_header_bytes}; send less, or raise it"
             )
-        whole = size + memoryview(record.value or b"").nbytes
+        whole = size + (0 if record.value is None else memoryview(record.value).nbytes)
         if self.limits.max_message_bytes is not None and whole > self.limits.max_message_bytes:
             raise RecordTooLargeError(
                 f"source {cam_id!r} index {record.offset}: packet and headers have {whole} bytes, max_message_bytes is "
@@ -341,14 +346,29 @@ class Results:
             if producer is None:
                 if self._closed:
                     raise ClosedError("this Comux is closed; results can no longer be sent")
-                broker = self._broker(address)
-                try:
-                    broker.topic(topic)
-                except UnknownTopicError:
-                    spec = TopicSpec(topic, records=PRODUCE_RECORDS, metadata={"content": "comux results"})
-                    broker.create_topic(spec, exist_ok=True)
-                producer = self._outlets[address, topic] = broker.producer(topic, name="comux-results")
+                producer = self._outlets[address, topic] = self._open(address, topic)
             return producer
+
+    def _open(self, address: str, topic: str) -> Producer:
+        """A producer; an engine that was not there just now is not tried again at once, or a loop would stand still."""
+        begin = time.monotonic()
+        error, again = self._missed.get(address, (None, 0.0))
+        if error is not None and begin < again:
+            raise type(error)(str(error)) from error
+        try:
+            broker = self._broker(address)
+            try:
+                broker.topic(topic)
+            except UnknownTopicError:
+                spec = TopicSpec(topic, records=PRODUCE_RECORDS, metadata={"content": "comux results"})
+                broker.create_topic(spec, exist_ok=True)
+            producer = broker.producer(topic, name="comux-results")
+        except (ConnectError, WaitTimeoutError) as exc:
+            now = time.monotonic()
+            self._missed[address] = (exc, now + min(_AGAIN_MOST, max(_AGAIN_LEAST, 10 * (now - begin))))
+            raise
+        self._missed.pop(address, None)
+        return producer
 
     def _forget(self, address: str, topic: str) -> None:
         with self._open_lock:

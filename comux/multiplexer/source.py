@@ -393,7 +393,8 @@ class Source:
         self._set_state(State.PAUSED, "paused")
         self._wake.clear()
         if self._pause and not self._stopping:
-            self._wake.wait()
+            with self.intake.paused():
+                self._wake.wait()
         self.intake.last_ns = time.monotonic_ns()
 
     def _next(self) -> Record | None:

@@ -3,8 +3,8 @@
 One topic is one partition. What stands in it is readable by any Kafka client, and what any client writes is read here
 (``kafka_wire``). Lives in this module: the broker handle, which hands out everything else. The door to kafka-python is
 this module and its ``kafka_*`` siblings: ``kafka_options`` (options), ``kafka_net`` (connections and their failures),
-``kafka_cluster`` (topics, groups, single records), ``kafka_poller``, ``kafka_lane`` and ``kafka_consumer`` (reading),
-``kafka_producer`` (writing).
+``kafka_cluster`` (topics, groups, single records), ``kafka_poller``, ``kafka_fetched``, ``kafka_lane`` and
+``kafka_consumer`` (reading), ``kafka_producer`` and ``kafka_acks`` (writing).
 
 Not here, and refused by name: ``record_sharing`` (Kafka shares partitions), ``views``, ``observer_without_reading``,
 ``counted_end``, ``gating`` (Kafka drops by age and size, never waits). ``TopicSpec.records``, ``writers`` and
@@ -67,6 +67,7 @@ CAPABILITIES = Capabilities(
 _CHUNK = 32 << 20
 _WINDOW = 64
 H = TypeVar("H", bound=Handle)
+P = TypeVar("P", Poller, Outlet)
 _open: weakref.WeakSet[KafkaBroker] = weakref.WeakSet()
 
 
@@ -74,6 +75,8 @@ def _after_fork_in_child() -> None:
     """Threads and connections stay with the parent: here every handle is closed."""
     for broker in list(_open):
         broker.lifeline.dead = True
+        if broker._outlet is not None:
+            broker._outlet.abandon()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -124,13 +127,14 @@ class KafkaBroker(Broker):
                 return
             self._closed = True
             handles = list(self._handles)
+            pollers, outlet = list(self._pollers), self._outlet
         for handle in handles:
             handle.close()
-        for poller in self._pollers:
-            poller.close()
-        if self._outlet is not None:
-            self._outlet.close()
         self._cluster.close()
+        for poller in pollers:
+            poller.close()
+        if outlet is not None:
+            outlet.close()
 
     def _check(self) -> None:
         if self._closed or self.lifeline.dead:
@@ -224,9 +228,10 @@ class KafkaBroker(Broker):
         facts = self._facts(topic)
         with self._opening:
             self._check()
-            if self._outlet is None:
-                self._outlet = Outlet(self._cluster, self.lifeline)
-            outlet = self._outlet
+            if self._outlet is not None and self._outlet.broken:
+                self._outlet.close()
+                self._outlet = None
+            outlet = self._outlet or self._keep_client(Outlet(self._cluster, self.lifeline))
         handle = KafkaProducer(outlet, self._state(topic), facts.spec, facts.next_epoch, self._drop)
         return self._keep(handle)
 
@@ -253,6 +258,7 @@ class KafkaBroker(Broker):
         facts = {}
         for topic in names:
             self._cluster.require(topic, "READ")
+            self._cluster.check_answers(topic)
             facts[topic] = self._facts(topic)
         positions = {topic: self._resolve(facts[topic], start) for topic in names}
         if group is not None:
@@ -301,14 +307,24 @@ class KafkaBroker(Broker):
         """A polling thread of this way of reading that reads none of these topics yet."""
         with self._opening:
             self._check()
-            self._pollers = [poller for poller in self._pollers if not poller.ended]
             for poller in self._pollers:
                 if poller.group == group and poller.add(lanes):
                     return poller
-            poller = Poller(self._cluster, group, self.lifeline)
-            self._pollers.append(poller)
+            poller = self._keep_client(Poller(self._cluster, group, self.lifeline))
             poller.add(lanes)
             return poller
+
+    def _keep_client(self, client: P) -> P:
+        """A polling thread or outlet that was made just now; where the broker was closed meanwhile it is, too."""
+        with self._lock:
+            if not self._closed:
+                if isinstance(client, Poller):
+                    self._pollers = [*(poller for poller in self._pollers if not poller.ended), client]
+                else:
+                    self._outlet = client
+                return client
+        client.close()
+        raise ClosedError(f"broker {self.address!r} is closed; connect again")
 
     def _membership_of(self, group: str, names: Sequence[str]) -> KafkaMembership | None:
         """Our membership of a group that has these topics now, if there is one: then they are read without joining."""

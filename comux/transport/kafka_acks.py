@@ -32,6 +32,7 @@ class Owner(Protocol):
     """Whose records a run has."""
 
     fates: threading.Condition
+    acknowledged: bool  #: the cluster says which offsets records have
 
     @property
     def what(self) -> str:
@@ -122,10 +123,11 @@ class Run:
     def watch(self) -> None:
         """Settle when the fate is known; at once where it is. Without the lock."""
         first = self.futures[0].sent
-        first.add_callback(
-            lambda metadata: self._done(metadata.offset - place(first) if metadata.offset >= 0 else None)
-        )
+        first.add_callback(lambda metadata: self._done(self._base(metadata.offset, place(first))))
         first.add_errback(self._failed)
+
+    def _base(self, offset: int, index: int) -> int | None:
+        return offset - index if self.owner.acknowledged and offset >= 0 else None
 
     def _done(self, base: int | None) -> None:
         self._settle(base, None)

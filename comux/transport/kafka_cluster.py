@@ -57,6 +57,7 @@ OLDEST_BROKER: Final = (0, 11)
 _BUSY: Final = 2.0  # seconds in which a client that has too much under way may have it answered
 _SETTLE: Final = 10.0  # seconds after which a topic that was made or deleted is seen to be
 _READ_TIMEOUT: Final = 10.0
+_ANSWER_OVERHEAD: Final = 4096  # of an answer that holds one batch
 _MIN_SEGMENT: Final = 1 << 20  # Kafka's own minimum
 _NO_OFFSET: Final = -1
 
@@ -358,6 +359,21 @@ class Cluster:
             "the broker's message.max.bytes"
         )
 
+    def check_answers(self, name: str) -> None:
+        """Make sure that the largest record a topic takes can be received.
+
+        Raises:
+            ConfigError: names both limits, and the value to set.
+        """
+        largest, whose = self.limit(name)
+        size, option = self.options.largest_answer()
+        needed = largest + _ANSWER_OVERHEAD
+        if needed > size:
+            raise ConfigError(
+                f"{self.where}: topic {name!r} takes records of {largest} bytes ({whose}), and this client no answer "
+                f"of more than {size} ({option}): set {option} to at least {needed}, or make the topic's limit smaller"
+            )
+
     # -- single records --------------------------------------------------------------------------------------------
 
     def read(
@@ -410,7 +426,6 @@ class Cluster:
         if self._reader is None:
             ours: dict[str, Any] = {
                 "client_id": "comux-reader",
-                "fetch_max_wait_ms": 10,  # what is read is there
                 "retry_backoff_ms": 5,  # so long poll sleeps where it does not know the topic yet
                 "enable_incremental_fetch_sessions": False,  # another partition each time
                 "auto_offset_reset": "none",
@@ -418,7 +433,8 @@ class Cluster:
                 "metrics_enabled": False,
             }
             arguments = self.options.for_client("consumer", **ours)
-            arguments["auto_offset_reset"] = "none"
+            # What is read is there: waiting for more of it, as the user's consumers may, would only be slow.
+            arguments.update(auto_offset_reset="none", fetch_min_bytes=1, fetch_max_wait_ms=10)
             self._reader = build(KafkaConsumer, arguments, self.where, self.notes)
         return self._reader
 

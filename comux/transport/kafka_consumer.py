@@ -35,6 +35,7 @@ _log = logging.getLogger("comux.transport")
 _FRESH_NS: Final = 500_000_000
 _ARRIVES: Final = 1.0  # seconds in which what is known to be there comes, where there is a connection
 _COMMIT_TIMEOUT: Final = 10.0
+_HOPELESS: Final = 0.5  # seconds for a last commit where the broker is not there
 _SCAN_FIRST: Final = 64
 _SCAN_BYTES: Final = 64 << 20
 
@@ -125,7 +126,8 @@ class KafkaConsumer(Consumer):
             self._ready.notify_all()
         if self.group is not None:
             try:
-                self._member.commit(self._order, _COMMIT_TIMEOUT)
+                lost = any(lane.trouble is not None for lane in self._order)
+                self._member.commit(self._order, _HOPELESS if lost else _COMMIT_TIMEOUT)
             except ComuxError as error:
                 _log.warning("what was acknowledged last comes again: %s", error)
         if isinstance(self._member, KafkaMembership):

@@ -160,7 +160,7 @@ def translate(error: BaseException | Trouble, what: str, notes: Notes, *, right:
     else:
         error = next((trouble for trouble in notes.troubles if trouble.error is error), error)
     if isinstance(error, Trouble):
-        if error.advertised:
+        if error.advertised and error.at not in what:
             what = f"{what}: broker at {error.at}, as the cluster names it (advertised.listeners)"
         elif error.at not in what or "," in what:
             what = f"{what}: at {error.at}"

@@ -161,6 +161,8 @@ class Lane:
                 self.queue.append(Gap(end, lapped))
                 self._sizes.append(0)
                 self.fetched = end
+                if len(self.queue) == 1:  # nothing waits before it
+                    self._meets(self.queue[0])
                 self.condition.notify_all()
 
     def fail(self, error: ComuxError) -> None:
@@ -235,8 +237,9 @@ class Lane:
             self.account.receive("handing", holes)
             self.account.absorb("handing", holes)
 
-    def _meets(self, item: End | Gap) -> bool:
+    def _meets(self, item: Record | End | Gap) -> bool:
         """Come to what is no record; whether it is the end that is this lane's last."""
+        assert not isinstance(item, Record)
         if isinstance(item, End) and self.stops and item.epoch >= self.epoch:
             self.over = True
             return True

@@ -109,7 +109,6 @@ class KafkaMembership(Membership):
         options = self._cluster.options
         ours: dict[str, Any] = {
             "client_id": "comux-member",
-            "request_timeout_ms": 10_000,
             "reconnect_backoff_max_ms": 1000,
             "retry_backoff_ms": 50,
             "metadata_max_age_ms": 3000,  # how soon a new topic that matches appears

@@ -55,7 +55,7 @@ def _harmless(argument: Any) -> Any:
         return redacted(argument)
     if isinstance(argument, (bytes, bytearray, memoryview)):
         return f"<{len(argument)} bytes>"
-    if type(argument).__name__.startswith("Sasl"):
+    if type(argument).__name__.startswith("Sasl") and not isinstance(argument, Exception):
         return f"<{type(argument).__name__}>"
     return argument
 
@@ -95,6 +95,17 @@ class _Place:
 
     def _note(self, error: BaseException) -> None:
         self._notes.failed(self._node, Trouble(error, self._at, advertised=not self._bootstrap))
+
+
+class _Client(KafkaNetClient):  # type: ignore[misc]
+    """With a place for what is to be done before each search for a broker."""
+
+    before_looking: Callable[[], None] | None = None
+
+    def least_loaded_node(self, *args: Any, **kwargs: Any) -> Any:
+        if self.before_looking is not None:
+            self.before_looking()
+        return super().least_loaded_node(*args, **kwargs)
 
 
 class _Manager(KafkaConnectionManager):  # type: ignore[misc]
@@ -182,7 +193,7 @@ def build(make: Callable[..., C], arguments: Mapping[str, Any], what: str, notes
 
     def network(**configs: Any) -> KafkaNetClient:
         net = NetworkSelector(**configs)
-        networks.append(KafkaNetClient(net=net, manager=_Manager(net, notes, **configs)))
+        networks.append(_Client(net=net, manager=_Manager(net, notes, **configs)))
         return networks[-1]
 
     try:

@@ -53,6 +53,8 @@ _REFUSED: Final = {
     "consumer_timeout_ms": "poll takes a timeout",
     "default_offset_commit_callback": "comux reports commits itself",
 }
+_RECEIVE: Final = "receive_message_max_bytes"
+_FETCH: Final = ("fetch_max_bytes", "max_partition_fetch_bytes")
 #: Options whose default says nothing about their type.
 _AS_INT: Final = frozenset({"receive_buffer_bytes", "send_buffer_bytes"})
 _AS_OBJECT: Final = frozenset(
@@ -133,6 +135,13 @@ class KafkaOptions:
         theirs = {name: value for name, value in self.client.items() if name in known}
         return {**ours, **_giving_way(ours, theirs), **theirs}
 
+    def largest_answer(self) -> tuple[int, str]:
+        """Bytes of the largest answer a consumer receives, and the option that says so; kafka-python raises the one to
+        what the other two make possible."""
+        known = _CLIENTS["consumer"]
+        sizes = {name: int(self.client.get(name, known[name])) for name in (_RECEIVE, *_FETCH)}
+        return max(sizes[_RECEIVE], sum(sizes[name] for name in _FETCH)), _RECEIVE
+
     def get(self, name: str, default: Any = None) -> Any:
         """The user's value of a client option, or ``default``."""
         return self.client.get(name, default)
@@ -146,16 +155,14 @@ def _giving_way(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str,
     out: dict[str, Any] = {}
     if "heartbeat_interval_ms" in ours and "session_timeout_ms" in theirs:
         out["heartbeat_interval_ms"] = min(ours["heartbeat_interval_ms"], theirs["session_timeout_ms"] // 3)
-    if "request_timeout_ms" in ours:
-        timeout = ours["request_timeout_ms"]
-        if "fetch_max_wait_ms" in theirs:
-            timeout = max(timeout, theirs["fetch_max_wait_ms"] + 5000)
-        if "delivery_timeout_ms" in theirs:
-            timeout = min(timeout, theirs["delivery_timeout_ms"] - theirs.get("linger_ms", ours.get("linger_ms", 0)))
-        if "connections_max_idle_ms" in theirs:
-            timeout = min(timeout, theirs["connections_max_idle_ms"] - 1)
-        out["request_timeout_ms"] = timeout
-    return out
+    timeout = ours["request_timeout_ms"]
+    if "fetch_max_wait_ms" in theirs:
+        timeout = max(timeout, theirs["fetch_max_wait_ms"] + 5000)
+    if "delivery_timeout_ms" in theirs:
+        timeout = min(timeout, theirs["delivery_timeout_ms"] - theirs.get("linger_ms", ours.get("linger_ms", 0)))
+    if "connections_max_idle_ms" in theirs:
+        timeout = min(timeout, theirs["connections_max_idle_ms"] - 1)
+    return {**out, "request_timeout_ms": timeout}
 
 
 def read_options(address: Address, given: Mapping[str, Any]) -> KafkaOptions:

@@ -103,9 +103,7 @@ class Poller:
         self._refused: kafka_errors.AuthorizationError | None = None
         self._next_look = 0.0
         self._next_commit = 0.0
-        self._most = _MAX_POLL_RECORDS
-        if cluster.options.records_per_second is not None:  # a tenth of a second's, so that the rate is even
-            self._most = max(1, min(_MAX_POLL_RECORDS, int(cluster.options.records_per_second / 10)))
+        self._record_bytes: float | None = None  # of the newest, where bytes are limited
         self._consumer = self._open()
         name = "comux-kafka-poll" if group is None else f"comux-kafka-poll-{group}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -269,7 +267,17 @@ class Poller:
             return
         if self.group is not None:
             keep_joining(self._consumer)
-        self._hand_out(self._consumer.poll(timeout_ms=_POLL_MS, max_records=self._most))
+        self._hand_out(self._consumer.poll(timeout_ms=_POLL_MS, max_records=self._most()))
+
+    def _most(self) -> int:
+        """Records that one poll may bring: where a rate is limited, a tenth of a second's, so that it is even."""
+        options, most = self._cluster.options, float(_MAX_POLL_RECORDS)
+        if options.records_per_second is not None:
+            most = min(most, options.records_per_second / 10)
+        if options.bytes_per_second is not None:
+            size = self._record_bytes
+            most = min(most, 1 if size is None else options.bytes_per_second / 10 / size)
+        return max(1, int(most))
 
     def _until_next(self, now: float) -> float:
         due = [held.budget.due(now) for held in self._held.values() if held.budget is not None]
@@ -286,7 +294,9 @@ class Poller:
             before = lane.bytes_read + lane.nbytes
             waiting = lane.deliver(held.applied, messages, self._consumer.highwater(partition))
             if held.budget is not None:
-                held.budget.spend(len(messages), lane.bytes_read + lane.nbytes - before, time.monotonic())
+                nbytes = lane.bytes_read + lane.nbytes - before
+                held.budget.spend(len(messages), nbytes, time.monotonic())
+                self._record_bytes = max(1.0, nbytes / max(1, len(messages)))
             if waiting > self._cluster.options.queue_bytes or held.budget is not None:
                 self._regulate(lane, held)
 

@@ -20,11 +20,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from kafka import KafkaProducer as Client
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
@@ -46,18 +44,19 @@ from .interface import Claim, Producer, SendFuture, TopicSpec, dtype_of
 from .kafka_acks import KafkaFuture, Run, place
 from .kafka_cluster import Cluster, TopicState
 from .kafka_failures import Notes, translate
+from .kafka_idempotence import ask_for_numbers_again, close_producer, keep_the_delivery_timeout, spare_the_others
 from .kafka_net import build
 from .kafka_poller import Lifeline
 from .kafka_wire import END, MS, End, encode, size_of
-from .memory_handles import claim_size
-from .memory_log import check_array
 from .names import check_key
+from .values import PrivateClaim, check_array, check_buffer, claim_size
 
 _log = logging.getLogger("comux.transport")
 
 _KEPT_FAILURES: Final = 1000
 _ANSWER: Final = 30.0  # seconds ``end`` and a claim's commit wait for the cluster's answer
 _CLOSE: Final = 5.0
+_STEP_MS: Final = 250
 
 
 class Outlet:
@@ -75,6 +74,7 @@ class Outlet:
         self._room = threading.Condition(self.lock)
         self.cluster = cluster
         self.lifeline = lifeline
+        self.closed = False
         self._nbytes = 0
         options = cluster.options
         ours: dict[str, Any] = {
@@ -90,7 +90,16 @@ class Outlet:
         arguments = options.for_client("producer", **ours)
         self.max_request_size = int(arguments["max_request_size"])
         self.compressed = arguments.get("compression_type") is not None
+        self.acknowledged = arguments["acks"] != 0
         self.client = build(Client, arguments, cluster.where, self.notes)
+        for put_right in (spare_the_others, ask_for_numbers_again, keep_the_delivery_timeout):
+            put_right(self.client)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the client takes nothing any more: another has to be made."""
+        manager = self.client._transaction_manager
+        return manager is not None and bool(manager.has_fatal_error())
 
     def reserve(self, nbytes: int, timeout: float | None, what: str, check: Callable[[], None]) -> None:
         """Wait until ``nbytes`` more may be under way. With the lock held, once.
@@ -151,12 +160,14 @@ class Outlet:
             client._sender.wakeup()
         return sent
 
+    def abandon(self) -> None:
+        """In a forked child: its destructor and its exit must not touch the connections, which are the parent's."""
+        self.client._closed = True
+
     def close(self) -> None:
         """Wait a moment for what is under way, then end; what was not acknowledged by then fails. Idempotent."""
-        try:
-            self.client.close(timeout=_CLOSE)
-        except Exception as error:  # noqa: BLE001 - whatever the client says at its end must not reach anybody
-            _log.debug("%s: closing the producer: %s", self.cluster.where, error)
+        self.closed = True
+        close_producer(self.client, _CLOSE, self.cluster.where)
 
 
 class KafkaProducer(Producer):
@@ -194,6 +205,7 @@ class KafkaProducer(Producer):
         self._run: Run | None = None  # newest, the one that is being added to
         self._unbooked = 0  # records under way that the account has not heard of
         self.fates = outlet.fates
+        self.acknowledged = outlet.acknowledged
         self.what = f"{outlet.cluster.where}: topic {self.topic!r}"
         self._limit, self._limit_name = self._find_limit()
         self._warm()
@@ -209,10 +221,17 @@ class KafkaProducer(Producer):
 
     def _warm(self) -> None:
         """Let the client learn of the topic, so that ``send`` does not wait for it."""
-        try:
-            self._outlet.client.partitions_for(self._partition.topic)
-        except Exception as error:
-            raise self._translate(error) from error
+        outlet = self._outlet
+        deadline = time.monotonic() + outlet.client.config["max_block_ms"] / 1000
+        while True:
+            try:
+                outlet.client._wait_on_metadata(self._partition.topic, _STEP_MS)
+                return
+            except Exception as error:
+                if outlet.closed:
+                    raise ClosedError(f"producer of topic {self.topic!r}: its connection was closed") from error
+                if not isinstance(error, kafka_errors.KafkaTimeoutError) or time.monotonic() > deadline:
+                    raise self._translate(error) from error
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -352,7 +371,10 @@ class KafkaProducer(Producer):
             self._unbooked = 0
 
     def _translate(self, error: BaseException) -> ComuxError:
-        return translate(error, self.what, self._outlet.notes, right=f"WRITE on topic {self._partition.topic!r}")
+        right = f"WRITE on topic {self._partition.topic!r}"
+        if isinstance(error, kafka_errors.ClusterAuthorizationFailedError):
+            right = "IDEMPOTENT_WRITE on the cluster, or set enable_idempotence=False"
+        return translate(error, self.what, self._outlet.notes, right=right)
 
     def failure(self, error: BaseException, nbytes: int) -> ComuxError:
         """See ``kafka_acks.Owner``."""
@@ -394,14 +416,7 @@ class KafkaProducer(Producer):
             return memoryview(array.reshape(-1).view(np.uint8).data)
         if value is None or isinstance(value, bytes):
             return value
-        try:
-            view = memoryview(value)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"topic {self.topic!r}: a value of type {type(value).__name__} is no buffer; send bytes or an array"
-            ) from error
-        if not view.c_contiguous:
-            raise ConfigError(f"topic {self.topic!r}: the value is not C-contiguous; send np.ascontiguousarray(value)")
+        view = check_buffer(self.topic, value)
         return view.cast("B") if view.nbytes else b""
 
     def send_many(self, values: Any, *, timestamp_ns: int | None = None, timeout: float | None = None) -> int:
@@ -473,21 +488,12 @@ class KafkaProducer(Producer):
             return self._account.snapshot()
 
 
-class KafkaClaim(Claim):
+class KafkaClaim(PrivateClaim):
     """A private buffer, sent at commit. Kafka has no place to write in: it saves no copy, and keeps the promises."""
 
     def __init__(self, producer: KafkaProducer, nbytes: int) -> None:
-        self.offset = None
+        super().__init__(producer.topic, producer._dtype, producer._spec.shape, nbytes)
         self._producer = producer
-        self._nbytes = nbytes
-        self._data: npt.NDArray[np.uint8] = np.zeros(nbytes, np.uint8)
-        self.buffer = memoryview(self._data.data)
-        self._open = True
-
-    @property
-    def array(self) -> npt.NDArray[Any]:
-        producer = self._producer
-        return self._data if producer._dtype is None else self._data.view(producer._dtype).reshape(producer._spec.shape)
 
     def commit(
         self,
@@ -501,9 +507,7 @@ class KafkaClaim(Claim):
         """See ``Claim.commit``; waits for the cluster's answer, at most 30 s."""
         producer = self._producer
         pairs, key = check_headers(headers), check_key(key)
-        used = self._nbytes if used is None else used
-        if not 0 <= used <= self._nbytes or (producer._dtype is not None and used != self._nbytes):
-            raise RecordTooLargeError(f"topic {producer.topic!r}: {used} bytes used of a claim of {self._nbytes}")
+        used = self._check_used(used)
         self._check_open()
         producer._check()
         value, encoded = encode(self.buffer[:used], key, pairs, flags, producer._epoch)
@@ -523,14 +527,3 @@ class KafkaClaim(Claim):
     def _check_open(self) -> None:
         if not self._open or self._producer._outlet.lifeline.dead:
             raise ClosedError(f"claim on topic {self._producer.topic!r} was committed or aborted already; claim again")
-
-    def __enter__(self) -> KafkaClaim:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        if not self._open:
-            return
-        if kind is None:
-            self.commit()
-        else:
-            self.abort()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from comux.cli.publishers import child_environment
+from comux.lifecycle import child_environment
 
 
 @dataclass(frozen=True)

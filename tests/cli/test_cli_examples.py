@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import comux
-from comux.cli.publishers import child_environment
+from comux.lifecycle import child_environment
 
 
 def run_example(path: Path, cwd: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -1,15 +1,12 @@
-"""Frames through Kafka are those of the local engine: eight H.264 cameras, the same pictures, indices, packets."""
+"""Cameras through real Kafka give what they give through local memory: pictures, indices, re-emitted packets."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
-from kafka_rooms import Room, packet_of, picture_sum, room
-from service_fixtures import KafkaCluster
+from kafka_rooms import Room, packet_of, picture_sum
 
 from comux import Comux, decode_headers
 from comux.feeds import read_marks
@@ -18,12 +15,6 @@ from comux.transport import Broker
 
 CAMERAS = 8
 PICTURES = 60
-
-
-@pytest.fixture
-def there(kafka: KafkaCluster) -> Iterator[Room]:
-    with room(kafka.bootstrap) as place:
-        yield place
 
 
 def _camera(number: int) -> str:

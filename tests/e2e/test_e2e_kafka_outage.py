@@ -1,9 +1,11 @@
-"""A broker comes late, dies and comes back under running cameras: the loop turns, books balance, nothing is lost."""
+"""A broker comes late, dies and comes back under running cameras: the loop turns, the books balance, all is seen."""
 
 from __future__ import annotations
 
+import os
+import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,7 +20,7 @@ from comux.multiplexer.results import ResultFuture
 
 CAMERAS = 8
 TURN = 0.5  # seconds that get_batch may take
-SLACK = 2.0  # and what a busy machine may add
+SLACK = 1.0  # and what a busy machine may add
 
 
 def _camera(number: int) -> str:
@@ -33,6 +35,7 @@ class Loop:
         self.turns = 0
         self.longest = 0.0
         self.delivered: Counter[str] = Counter()
+        self.indices: dict[str, set[int]] = defaultdict(set)
         self.statuses: dict[str, str] = {}
         self.sent: list[ResultFuture] = []
         self.surfaced: dict[tuple[Any, int], BaseException] = {}
@@ -48,6 +51,7 @@ class Loop:
         self.statuses = {str(item.cam_id): str(item.status) for item in batch}
         for item in batch.fresh:
             self.delivered[str(item.cam_id)] += 1
+            self.indices[str(item.cam_id)].add(item.index)
             self._send(item)
         return self.statuses
 
@@ -110,12 +114,14 @@ def _all(*statuses: str) -> Callable[[dict[str, str]], bool]:
     return lambda now: set(now.values()) <= set(statuses)
 
 
-def _life(services: Services, *, outages: int, before: float, gone: float, after: float) -> None:
+def _life(
+    services: Services, *, outages: int, before: float, gone: float, after: float, group: str | None = None
+) -> None:
     """Cameras without a broker; it comes; it is killed and started again; the feeds end."""
     cams = [f"cam{number}" for number in range(1, CAMERAS + 1)]
     coming = _Background(lambda: OwnKafkaCluster(services, "kafka"))
     with room(_early_address(services)) as there:
-        options = {"mode": "every_frame", "send_timeout": 0.2, "max_in_flight": 4000}
+        options = {"mode": "every_frame", "send_timeout": 0.2, "max_in_flight": 4000, "group": group}
         with Comux(cams, address=there.address, strict_on_fail=False, **options) as cameras:
             loop, watch = Loop(cameras), Watch(cameras)
             loop.until(_all("reconnecting"), "all wait for the broker", 20)
@@ -133,13 +139,28 @@ def _life(services: Services, *, outages: int, before: float, gone: float, after
             loop.until(_all("ended"), "every camera's end", 60)
             loop.flush()
             watch.stop()
-            accounts, status = cameras.accounts(), cameras.status()
-        assert loop.longest < TURN + SLACK, f"a batch took {loop.longest:.2f} s of {TURN}"
-        for cam, books in accounts.items():
-            assert len(there.plain(f"raw_{cam}")) == records[str(cam)] + 1  # the end of the stream is a record on Kafka
-            assert (books.received, books.delivered) == (records[str(cam)], loop.delivered[str(cam)])
-            assert (books.absorbed, dict(books.dropped), books.held_total) == (0, {}, 0)
-        _check_results(there, loop, status["results"])
+            _check(there, loop, watch, records)
+            own_kafka.kill()
+            begin = time.monotonic()
+            cameras.close()
+            assert time.monotonic() - begin < 10, "closing waited for a broker that is dead"
+
+
+def _check(there: Room, loop: Loop, watch: Watch, records: dict[str, int]) -> None:
+    """What holds after the run: no turn that waited for the network, nothing retained that was not delivered."""
+    most = TURN + SLACK + 2 * watch.late  # a machine that has no time for us is not the broker's fault
+    assert loop.longest < most, f"a batch took {loop.longest:.2f} s of {TURN}; {watch.late:.2f} s late: the machine"
+    for cam, books in loop.cameras.accounts().items():
+        count = records[str(cam)]
+        assert len(there.plain(f"raw_{cam}")) == count + 1  # the end of the stream is a record on Kafka
+        assert loop.indices[str(cam)] == set(range(count))
+        assert (books.absorbed, books.held_total, books.delivered) == (0, 0, loop.delivered[str(cam)])
+        if there.broker.groups(f"raw_{cam}"):  # at least once: what was not acknowledged comes again
+            assert books.dropped.keys() <= {"duplicate", "resync", "failed"}
+            assert there.broker.groups(f"raw_{cam}")[0].committed >= count
+        else:
+            assert (books.received, dict(books.dropped)) == (count, {})
+    _check_results(there, loop, loop.cameras.status()["results"])
 
 
 def _outage(own_kafka: OwnKafkaCluster, loop: Loop, gone: float) -> None:
@@ -175,5 +196,50 @@ def test_eight_cameras_outlive_a_broker_that_comes_late_dies_and_comes_back(serv
 
 
 @pytest.mark.torture
+def test_a_broker_that_hangs_is_seen_to_be_gone_and_comes_back(own_kafka: OwnKafkaCluster) -> None:
+    """Its connections stand and nothing is answered: requests time out, the loop and everything else does not."""
+    (broker,) = own_kafka.brokers
+    with room(own_kafka.bootstrap) as there:
+        feeds = [there.feed(_camera(number), f"raw_cam{number}") for number in range(4)]
+        until(lambda: len(there.broker.topics()) == 4, "the feeds' topics")
+        client = {"request_timeout_ms": 4000}
+        cams = [f"cam{number}" for number in range(4)]
+        with Comux(
+            cams,
+            address=there.address,
+            client_options=client,
+            mode="every_frame",
+            start="beginning",
+            max_in_flight=4000,
+        ) as cameras:
+            loop, watch = Loop(cameras), Watch(cameras)
+            loop.until(_all("fresh", "no_new_frame"), "all cameras run", 60)
+            os.kill(own_kafka.pid(broker), signal.SIGSTOP)
+            loop.until(_all("reconnecting"), "all say reconnecting", 30)
+            begin = time.monotonic()
+            cameras.status()
+            assert time.monotonic() - begin < SLACK + watch.late
+            loop.for_seconds(5)
+            os.kill(own_kafka.pid(broker), signal.SIGCONT)
+            loop.until(_all("fresh", "no_new_frame"), "all cameras are back", 60)
+            for feed in feeds:
+                feed.stop.set()
+            records = {f"cam{number}": feed.join().records for number, feed in enumerate(feeds)}
+            loop.until(_all("ended"), "every camera's end", 60)
+            loop.flush()
+            watch.stop()
+            _check(there, loop, watch, records)
+            os.kill(own_kafka.pid(broker), signal.SIGSTOP)
+            begin = time.monotonic()
+            cameras.close()
+            assert time.monotonic() - begin < 15, "closing waited for a broker that hangs"
+
+
+@pytest.mark.torture
 def test_eight_cameras_outlive_three_outages_in_a_minute(services: Services) -> None:
     _life(services, outages=3, before=8.0, gone=5.0, after=5.0)
+
+
+@pytest.mark.torture
+def test_a_group_outlives_an_outage_and_commits_everything(services: Services) -> None:
+    _life(services, outages=1, before=3.0, gone=3.0, after=3.0, group="viewers")

@@ -10,21 +10,26 @@ import contextlib
 import itertools
 import os
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from feed_threads import FeedThread
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
-from service_fixtures import until
+from service_fixtures import KafkaCluster, until
 
 from comux import Comux
+from comux.feeds import FeedPacket
+from comux.feeds.sources import open_feed
 from comux.multiplexer.batch import Item
 from comux.records import Record
 from comux.transport import Broker, TopicSpec, connect
 
 _numbers = itertools.count()
+_LOOK = 0.02  # seconds between two looks at the books
 
 
 class Room:
@@ -36,9 +41,9 @@ class Room:
         address: For comux; carries the prefix.
     """
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, prefix: str = "") -> None:
         self.bootstrap = bootstrap
-        self.prefix = f"comux-test-{os.getpid()}-{os.urandom(3).hex()}-{next(_numbers)}."
+        self.prefix = prefix or f"comux-test-{os.getpid()}-{os.urandom(3).hex()}-{next(_numbers)}."
         self.address = f"kafka://{bootstrap}?prefix={self.prefix}"
         self._broker: Broker | None = None
         self._feeds: list[FeedThread] = []
@@ -64,6 +69,23 @@ class Room:
         feed = FeedThread(source, self.broker, topic, **options)
         self._feeds.append(feed)
         return feed
+
+    def fill(self, topic: str, count: int, nbytes: int = 10, **options: Any) -> list[int]:
+        """Send records, each with its number in its first bytes; gives their offsets."""
+        with self.broker.producer(topic) as producer:
+            futures = [producer.send(b"%08d" % number + bytes(nbytes - 8), **options) for number in range(count)]
+            return [future.result(30) or 0 for future in futures]
+
+    def foreign(self, topic: str, source: str, **options: Any) -> list[FeedPacket]:
+        """Publish a synthetic camera's packets as somebody does who knows nothing of comux: no flags, no stamps."""
+        packets = [packet for packet in open_feed(source).packets() if packet.seq >= 0]
+        producer = KafkaProducer(bootstrap_servers=self.bootstrap, **options)
+        try:
+            for future in [producer.send(self.full(topic), packet.data) for packet in packets]:
+                future.get(20)
+        finally:
+            producer.close()
+        return packets
 
     def admin(self) -> KafkaAdminClient:
         """Plain kafka-python, closed with the room."""
@@ -102,10 +124,17 @@ class Room:
         self._ends.close()
 
 
+@pytest.fixture
+def there(kafka: KafkaCluster) -> Iterator[Room]:
+    """A room of this test's own on the run's one broker."""
+    with room(kafka.bootstrap) as place:
+        yield place
+
+
 @contextlib.contextmanager
-def room(bootstrap: str) -> Iterator[Room]:
-    """A room that is left tidy."""
-    place = Room(bootstrap)
+def room(bootstrap: str, prefix: str = "") -> Iterator[Room]:
+    """A room that is left tidy; an earlier one's topics where ``prefix`` is its."""
+    place = Room(bootstrap, prefix)
     try:
         yield place
     finally:
@@ -135,6 +164,7 @@ class Watch:
 
     def __init__(self, cameras: Comux) -> None:
         self.looks = 0
+        self.late = 0.0  #: seconds by which the machine once let this thread wait longer than it asked for
         self.wrong: list[Any] = []
         self._cameras = cameras
         self._stop = threading.Event()
@@ -142,11 +172,14 @@ class Watch:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._stop.wait(0.005):
+        asked = time.monotonic()
+        while not self._stop.wait(_LOOK):
+            self.late = max(self.late, time.monotonic() - asked - _LOOK)
             for cam_id, account in self._cameras.accounts().items():
                 if not account.balanced:
                     self.wrong.append((cam_id, account))
             self.looks += 1
+            asked = time.monotonic()
 
     def stop(self) -> None:
         self._stop.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, KafkaAdminClient, ResourcePattern, ResourceType
-from service_fixtures import KafkaCluster
+from service_fixtures import KafkaCluster, until
 
 
 def credentials(kafka: KafkaCluster, user: str, mechanism: str = "PLAIN", tls: bool = False) -> dict[str, Any]:
@@ -41,6 +41,7 @@ class Rules:
         rule = ACL("User:bob", "*", getattr(ACLOperation, operation), getattr(ACLPermissionType, permission), pattern)
         self._admin.create_acls([rule])
         self._made.append(rule)
+        until(lambda: self._admin.describe_acls(rule)[0], "the broker knows the rule")
 
     def lift(self) -> None:
         """Take every rule back."""

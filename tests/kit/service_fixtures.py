@@ -134,6 +134,10 @@ class OwnKafkaCluster(KafkaCluster):
     def pid(self, broker: str) -> int:
         return int(self._services.entry(self._server)["processes"][broker]["pid"])
 
+    def data(self, broker: str) -> Path:
+        """The folder of a broker's logs; not to be touched while it runs."""
+        return Path(self._services.entry(self._server)["processes"][broker]["log"]).parent / "data"
+
     def status(self) -> dict[str, bool]:
         """Which brokers run."""
         done = self._services.run("status", "--format", "json")

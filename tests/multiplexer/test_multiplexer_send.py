@@ -276,3 +276,15 @@ def test_the_loop_does_not_wait_for_what_is_sent_elsewhere(start: Any, feed: Any
     runner.start()
     runner.join(30)
     assert got == list(range(200))
+
+
+def test_an_array_of_a_typed_topic_is_sent_on(address: str, broker: Broker) -> None:
+    broker.create_topic(TopicSpec("raw_arrays", dtype=np.uint8, shape=(4, 4, 3), records=8))
+    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    with Comux(["arrays"], address=address, codec="raw", mode="every_frame") as mux:
+        with broker.producer("raw_arrays") as producer:
+            producer.send(picture)
+        assert mux.send(mux.read("arrays"), {"n": 1}).result(5) == 0
+    (result,) = read_all(broker, "stream_arrays", 1)
+    assert bytes(result.value) == picture.tobytes()
+    assert decode_headers(result) == {"n": 1}

@@ -24,6 +24,7 @@ class Keeper:
     """An owner that writes down what was settled."""
 
     what = "here"
+    acknowledged = True
 
     def __init__(self) -> None:
         self.fates = threading.Condition(threading.RLock())

@@ -46,6 +46,7 @@ class Room:
         self.prefix = prefix or f"comux-test-{os.getpid()}-{os.urandom(3).hex()}-{next(_numbers)}."
         self.address = f"kafka://{bootstrap}?prefix={self.prefix}"
         self._broker: Broker | None = None
+        self._admin: KafkaAdminClient | None = None
         self._feeds: list[FeedThread] = []
         self._ends = contextlib.ExitStack()
 
@@ -88,10 +89,11 @@ class Room:
         return packets
 
     def admin(self) -> KafkaAdminClient:
-        """Plain kafka-python, closed with the room."""
-        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
-        self._ends.callback(admin.close)
-        return admin
+        """Plain kafka-python, one for the room and closed with it."""
+        if self._admin is None:
+            self._admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+            self._ends.callback(self._admin.close)
+        return self._admin
 
     def plain(self, topic: str, timeout: float = 20.0) -> list[Any]:
         """Every record of a topic as plain kafka-python reads it."""

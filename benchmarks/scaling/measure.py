@@ -135,14 +135,15 @@ def copies(seconds: float, rounds: int) -> dict[str, Any]:
     runs: dict[str, list[Any]] = {}
     with cluster("kafka3") as (address, _), tempfile.TemporaryDirectory(prefix="comux-bench-") as folder:
         clips = Clips(Path(folder))
-        for number in range(rounds):
-            tell(f"three brokers, round {number + 1} of {rounds}")
+        for number in range(rounds + 1):  # the first warms the brokers up, and does not count
+            tell(f"three brokers, round {number} of {rounds}")
             for name, clip, cameras in (("many", TINY, 24), ("rich", RICH, FEW)):
                 for factor in (1, 3):
                     own = engine_address(address) + f"&replication_factor={factor}"
                     with Cameras(own, clips.file(*clip), cameras, apart=True) as feed:
                         run = feed.run(seconds=seconds, warm_up=0, role=None)
-                    runs.setdefault(f"{name}_{factor}", []).append(run)
+                    if number:
+                        runs.setdefault(f"{name}_{factor}", []).append(run)
     return {kind: medians(each) for kind, each in runs.items()}
 
 
@@ -216,31 +217,50 @@ def main() -> None:
     parser.add_argument("--built-in", type=Path, help="the costs alone: comux/planning/measured.json")
     options = parser.parse_args()
     effort = Effort(seconds=options.seconds, rounds=options.rounds)
+    found: dict[str, Any] = {}
+
+    def keep() -> None:
+        if options.json:  # after each part: a part that fails costs the later ones only
+            common.save(options.json, found)
+
     with cluster("kafka") as (address, entry), tempfile.TemporaryDirectory(prefix="comux-bench-") as folder:
-        found = measure(effort, cluster=address, tell=tell)
-        clips, costs = Clips(Path(folder)), found["costs"]
+        found |= measure(effort, cluster=address, tell=tell)
+        clips = Clips(Path(folder))
         found["disk"] = bytes_on_disk(address, entry, clips)
-        costs["record_bytes"] = found["disk"]["record_bytes"]
-        found["fleet"] = fleet(address, clips)
-        plain = from_dict(costs, "this run")
+        found["costs"]["record_bytes"] = found["disk"]["record_bytes"]
+        keep()
+        plain = from_dict(found["costs"], "this run")
         found["check"] = {
             "shm": [asdict(each) for each in check_costs(plain, effort, tell=tell)],
             "kafka": [asdict(each) for each in check_costs(plain, effort, cluster=address, tell=tell)],
         }
+        keep()
+        found["fleet"] = fleet(address, clips)
+        keep()
         found["partitions"] = partitions(address, 2 * options.seconds)
+        keep()
     found["copies"] = copies(options.seconds, options.rounds)
+    add_cluster_costs(found)
+    keep()
+    if options.built_in:
+        common.save(options.built_in, {"costs": found["costs"]})
+    report(found)
+
+
+def add_cluster_costs(found: dict[str, Any]) -> None:
+    """What partitions, copies and groups say."""
+    broker, group = found["costs"]["broker"], found["costs"]["group"]
     few, most = found["partitions"][0], found["partitions"][-1]
     apart = most["partitions"] - few["partitions"]
-    costs["broker"]["partition_bytes"] = max(0.0, (most["broker_bytes"] - few["broker_bytes"]) / apart)
-    costs["broker"]["copy_s"], costs["broker"]["copy_megabyte_s"] = copy_costs(found["copies"])
+    broker["partition_bytes"] = max(0.0, (most["broker_bytes"] - few["broker_bytes"]) / apart)
+    broker["copy_s"], broker["copy_megabyte_s"] = copy_costs(found["copies"])
     topic = max(0.0, (most["member_cpu"] - few["member_cpu"]) / apart)
-    costs["group"]["metadata_topic_s"] = topic * METADATA_S
-    costs["group"]["member"] = max(0.0, few["member_cpu"] - topic * few["partitions"])
-    if options.json:
-        common.save(options.json, found)
-    if options.built_in:
-        common.save(options.built_in, {"costs": costs})
-    report(found)
+    group["metadata_topic_s"] = topic * METADATA_S
+    group["member"] = max(0.0, few["member_cpu"] - topic * few["partitions"])
+    joining = max(0.0, (most["first_s"] - few["first_s"]) / apart)
+    group["join_topic_s"] = group["dead_topic_s"] = joining
+    for name in ("join_s", "dead_s"):  # between so few topics the slope is noise; here it is not
+        group[name] = statistics.mean(each[name] for each in found["group"])
 
 
 def report(found: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -65,10 +66,15 @@ def run_measure(
         raise ConfigError(f"--kafka {kafka!r}: give the address of a cluster, as in kafka://host:9092")
     effort = Effort(seconds=seconds, rounds=rounds)
     codecs = tuple(dict.fromkeys(("h264", "hevc", canonical_codec(codec) or codec)))
-    found = measure(effort, codecs=codecs, cluster=kafka, tell=tell)
-    if check:
-        costs = from_dict(found["costs"], "this run")
-        found["check"] = [asdict(each) for each in check_costs(costs, effort, cluster=kafka, tell=tell)]
+    # SIGTERM ends it as Ctrl-C does: what was started and made is removed.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        found = measure(effort, codecs=codecs, cluster=kafka, tell=tell)
+        if check:
+            costs = from_dict(found["costs"], "this run")
+            found["check"] = [asdict(each) for each in check_costs(costs, effort, cluster=kafka, tell=tell)]
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if output is not None:
         output.write_text(json.dumps(found, indent=1) + "\n")
     if format == "json":
@@ -183,6 +189,5 @@ def shown(figure: Figure) -> str:
     """A figure's value with its unit, three digits."""
     if figure.unit in ("bytes", "bytes/s", "bit/s"):
         return quantity_text(figure.value) + {"bytes": "B", "bytes/s": "B/s", "bit/s": "bit/s"}[figure.unit]
-    if figure.unit:
-        return f"{figure.value:.3g} {figure.unit}"
-    return f"{figure.value:.0f}" if figure.value >= 10 or figure.value == int(figure.value) else f"{figure.value:.2g}"
+    value = f"{figure.value:,.0f}" if figure.value >= 100 else f"{figure.value:.3g}"
+    return f"{value} {figure.unit}".rstrip()

@@ -104,15 +104,20 @@ class Child:
 
 @contextlib.contextmanager
 def removed_topics(address: str) -> Iterator[None]:
-    """Delete every topic at ``address``, a namespace of our own, at the end."""
+    """Delete every topic at ``address``, a namespace of our own, at the end, and a local namespace's folder."""
     try:
         yield
     finally:
-        from comux.transport import connect
+        from comux.ring import default_directory
+        from comux.transport import connect, parse_address
 
         with connect(address) as broker:
             for topic in broker.topics():
                 broker.delete_topic(topic, force=True)
+        parsed = parse_address(address)
+        if parsed.scheme == "shm":
+            with contextlib.suppress(OSError):  # never made, or somebody else's topics are in it
+                (default_directory() / parsed.namespace).rmdir()
 
 
 # -- the child's side ----------------------------------------------------------------------------------------------
@@ -382,6 +387,8 @@ def main() -> int:
         roles[what.pop("role")](stop, **what)
     except ComuxError as error:
         say({"error": str(error)})
+        return 1
+    except BrokenPipeError:  # the parent was killed: there is nobody to tell
         return 1
     return 0
 

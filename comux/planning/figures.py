@@ -201,20 +201,22 @@ def cluster_figures(demand: Demand, costs: Costs, needs: Needs, out: Plan, topic
 
 
 def fleet_figures(demand: Demand, costs: Costs, out: Plan, topics: int) -> list[Figure]:
-    group, each = costs.group, demand.cameras / max(1, out.processes)
-    opening = each * costs.kafka.open_s
-    join = group.join_s + group.join_topic_s * demand.cameras
-    dead = group.dead_s + group.dead_topic_s * demand.cameras
-    text = f"{each:.0f} cameras opened one after another"
+    group, each = costs.group, math.ceil(demand.cameras / out.processes)
+    taken = math.ceil(each / max(1, out.processes - 1))
+    join = group.join_s + group.join_topic_s * demand.cameras + each * costs.kafka.open_s
+    dead = group.dead_s + group.dead_topic_s * demand.cameras + taken * costs.kafka.open_s
     looks_s = metadata_s(topics, costs)
     how = "comux' own setting"
     if looks_s > METADATA_S:
         how = f"metadata_max_age_ms={1000 * looks_s:.0f} of each member, or {topics} topics cost it too much"
+    shows = "until its last camera shows pictures"
     return [
         Figure("fleet", "members", out.processes, "", "processes of one share group"),
         Figure("fleet", "a new camera is seen after", looks_s, "s", how),
-        Figure("fleet", "a process joins", join + opening, "s", f"until its last camera shows pictures: {text}"),
-        Figure("fleet", "a process dies", dead + opening, "s", f"likewise elsewhere: session time-out of 10 s, {text}"),
+        Figure("fleet", "a process joins", join, "s", f"{shows}: {each}, opened one after another"),
+        Figure(
+            "fleet", "a process dies", dead, "s", f"{shows} elsewhere: session time-out, then {taken} in each other"
+        ),
     ]
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from comux.cli import main
+from comux.cli.plan import shown
 from comux.planning.costs import MEASURED, load
+from comux.planning.figures import Figure
 
 
 def execute(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -124,3 +126,21 @@ def test_what_was_measured_is_printed_written_and_planned_with(capsys, tmp_path:
         {"name": "CPU of the loop", "planned": 1.1, "measured": 1.0, "unit": "cores"}
     ]
     assert execute(capsys, "--measured", str(file))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.0456, "cores", "0.0456 cores"),
+        (1270.4, "cores", "1,270 cores"),
+        (20_000, "", "20,000"),
+        (3, "", "3"),
+        (5.31, "", "5.31"),
+        (2.51e9, "bytes", "2.51 GB"),
+        (3.4e8, "bit/s", "340 Mbit/s"),
+        (9e7, "bytes/s", "90 MB/s"),
+        (17.42, "s", "17.4 s"),
+    ],
+)
+def test_figures_are_shown_with_three_digits_and_their_unit(value: float, unit: str, text: str) -> None:
+    assert shown(Figure("", "", value, unit, "")) == text

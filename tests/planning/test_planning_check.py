@@ -12,10 +12,12 @@ from service_fixtures import KafkaCluster
 from comux.errors import ComuxError, UnknownCodecError
 from comux.planning.check import CAMERAS, Compared, check_costs, compare
 from comux.planning.costs import MEASURED, from_dict, load
-from comux.planning.loops import Cameras, engine_address
+from comux.planning.loops import Cameras, Clips, engine_address
 from comux.planning.measure import Effort, measure
 from comux.planning.needs import needs_of
 from comux.planning.server import Server
+from comux.ring import default_directory
+from comux.transport import connect
 
 # The machine does other things meanwhile, and one short round is no measurement: this shows that the sums are of the
 # right things in the right units. The deviations of a proper measurement are in docs/explanation/scaling.md.
@@ -58,6 +60,16 @@ def test_eight_cameras_through_kafka_take_what_the_plan_says(effort: Effort, kaf
     costs = from_dict(found["costs"], "this run")
     rows = check_costs(costs, effort, cluster=cluster, tell=print)
     assert_near(rows, LOOP if Server.at(cluster) is None else LOOP | {"CPU of the broker": 3.0})
+
+
+def test_an_interrupt_in_the_middle_of_a_run_leaves_nothing(tmp_path: Path) -> None:
+    address = engine_address(None)
+    clip = Clips(tmp_path).file(64, 48, 60_000)
+    with pytest.raises(KeyboardInterrupt), Cameras(address, clip, 2):
+        with connect(address) as broker:
+            assert broker.topics() == ["raw_cam0", "raw_cam1"]
+        raise KeyboardInterrupt
+    assert not (default_directory() / address.removeprefix("shm://")).exists()
 
 
 def test_what_was_not_done_is_not_planned_for() -> None:

@@ -91,7 +91,7 @@ def test_the_plan_of_a_hundred_cameras() -> None:
     assert answer.value("partitions of a broker") == 400  # two copies, and one of the two brokers missing
     assert (answer.brokers, answer.broker_limit) == (2, "copies")
     assert answer.value("disk of a broker") == pytest.approx((50.4e6 + 13.1e6) * 2 * 3600 / 2)
-    assert answer.value("a process dies") == pytest.approx(10 + 0.1 + 100 * 0.1)
+    assert answer.value("a process joins") == pytest.approx(2 + 100 * 0.1)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,14 @@ def test_local_topics_take_shared_memory_and_no_network() -> None:
     assert not [figure for figure in answer.figures if figure.section in ("network", "cluster", "fleet")]
     many = plan(replace(CAMERAS, engine="shm", cameras=1000), COSTS)
     assert any("one machine" in warning for warning in many.warnings)
+
+
+def test_a_dead_process_cameras_go_to_all_the_others() -> None:
+    answer = plan(replace(CAMERAS, cameras=1000), COSTS)
+    each = -(-1000 // answer.processes)
+    taken = -(-each // (answer.processes - 1))
+    assert answer.processes > 2
+    assert answer.value("a process dies") == pytest.approx(10 + 1000 * 0.001 + taken * 0.1)
 
 
 def test_ten_thousand_cameras_get_a_slower_look_at_the_topics() -> None:

@@ -161,8 +161,8 @@ def balanced(cameras: Comux) -> bool:
 
 
 class Watch:
-    """Looks at the books of a running ``Comux`` again and again, from a thread; ``stop`` fails where they ever did not
-    balance."""
+    """Looks at the books of a running ``Comux`` again and again, from a thread, until ``stop`` (which fails where they
+    ever did not balance) or until it is closed."""
 
     def __init__(self, cameras: Comux) -> None:
         self.looks = 0
@@ -175,7 +175,7 @@ class Watch:
 
     def _run(self) -> None:
         asked = time.monotonic()
-        while not self._stop.wait(_LOOK):
+        while not self._stop.wait(_LOOK) and not self._cameras.closed:
             self.late = max(self.late, time.monotonic() - asked - _LOOK)
             for cam_id, account in self._cameras.accounts().items():
                 if not account.balanced:

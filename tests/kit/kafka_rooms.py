@@ -46,6 +46,7 @@ class Room:
         self.prefix = prefix or f"comux-test-{os.getpid()}-{os.urandom(3).hex()}-{next(_numbers)}."
         self.address = f"kafka://{bootstrap}?prefix={self.prefix}"
         self._broker: Broker | None = None
+        self._admin: KafkaAdminClient | None = None
         self._feeds: list[FeedThread] = []
         self._ends = contextlib.ExitStack()
 
@@ -88,10 +89,11 @@ class Room:
         return packets
 
     def admin(self) -> KafkaAdminClient:
-        """Plain kafka-python, closed with the room."""
-        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
-        self._ends.callback(admin.close)
-        return admin
+        """Plain kafka-python, one for the room and closed with it."""
+        if self._admin is None:
+            self._admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+            self._ends.callback(self._admin.close)
+        return self._admin
 
     def plain(self, topic: str, timeout: float = 20.0) -> list[Any]:
         """Every record of a topic as plain kafka-python reads it."""
@@ -159,8 +161,8 @@ def balanced(cameras: Comux) -> bool:
 
 
 class Watch:
-    """Looks at the books of a running ``Comux`` again and again, from a thread; ``stop`` fails where they ever did not
-    balance."""
+    """Looks at the books of a running ``Comux`` again and again, from a thread, until ``stop`` (which fails where they
+    ever did not balance) or until it is closed."""
 
     def __init__(self, cameras: Comux) -> None:
         self.looks = 0
@@ -173,7 +175,7 @@ class Watch:
 
     def _run(self) -> None:
         asked = time.monotonic()
-        while not self._stop.wait(_LOOK):
+        while not self._stop.wait(_LOOK) and not self._cameras.closed:
             self.late = max(self.late, time.monotonic() - asked - _LOOK)
             for cam_id, account in self._cameras.accounts().items():
                 if not account.balanced:

@@ -46,7 +46,9 @@ app.add_typer(topics, name="topics")
 _UsageError: Any = typer.BadParameter.__mro__[1]
 _ClickError: Any = _UsageError.__mro__[1]
 
-Address = Annotated[str, typer.Option("--address", "-a", metavar="ADDRESS", help="Engine: shm:// or shm://NAME.")]
+Address = Annotated[
+    str, typer.Option("--address", "-a", metavar="ADDRESS", help="Engine: shm://, shm://NAME, kafka://HOST:PORT.")
+]
 
 
 def _show_version(wanted: bool) -> None:

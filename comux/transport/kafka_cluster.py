@@ -426,7 +426,6 @@ class Cluster:
         if self._reader is None:
             ours: dict[str, Any] = {
                 "client_id": "comux-reader",
-                "fetch_max_wait_ms": 10,  # what is read is there
                 "retry_backoff_ms": 5,  # so long poll sleeps where it does not know the topic yet
                 "enable_incremental_fetch_sessions": False,  # another partition each time
                 "auto_offset_reset": "none",
@@ -434,7 +433,8 @@ class Cluster:
                 "metrics_enabled": False,
             }
             arguments = self.options.for_client("consumer", **ours)
-            arguments["auto_offset_reset"] = "none"
+            # What is read is there: waiting for more of it, as the user's consumers may, would only be slow.
+            arguments.update(auto_offset_reset="none", fetch_min_bytes=1, fetch_max_wait_ms=10)
             self._reader = build(KafkaConsumer, arguments, self.where, self.notes)
         return self._reader
 

@@ -20,11 +20,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from kafka import KafkaProducer as Client
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
@@ -50,9 +48,8 @@ from .kafka_idempotence import ask_for_numbers_again, close_producer, keep_the_d
 from .kafka_net import build
 from .kafka_poller import Lifeline
 from .kafka_wire import END, MS, End, encode, size_of
-from .memory_handles import claim_size
-from .memory_log import check_array
 from .names import check_key
+from .values import PrivateClaim, check_array, check_buffer, claim_size
 
 _log = logging.getLogger("comux.transport")
 
@@ -419,14 +416,7 @@ class KafkaProducer(Producer):
             return memoryview(array.reshape(-1).view(np.uint8).data)
         if value is None or isinstance(value, bytes):
             return value
-        try:
-            view = memoryview(value)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"topic {self.topic!r}: a value of type {type(value).__name__} is no buffer; send bytes or an array"
-            ) from error
-        if not view.c_contiguous:
-            raise ConfigError(f"topic {self.topic!r}: the value is not C-contiguous; send np.ascontiguousarray(value)")
+        view = check_buffer(self.topic, value)
         return view.cast("B") if view.nbytes else b""
 
     def send_many(self, values: Any, *, timestamp_ns: int | None = None, timeout: float | None = None) -> int:
@@ -498,21 +488,12 @@ class KafkaProducer(Producer):
             return self._account.snapshot()
 
 
-class KafkaClaim(Claim):
+class KafkaClaim(PrivateClaim):
     """A private buffer, sent at commit. Kafka has no place to write in: it saves no copy, and keeps the promises."""
 
     def __init__(self, producer: KafkaProducer, nbytes: int) -> None:
-        self.offset = None
+        super().__init__(producer.topic, producer._dtype, producer._spec.shape, nbytes)
         self._producer = producer
-        self._nbytes = nbytes
-        self._data: npt.NDArray[np.uint8] = np.zeros(nbytes, np.uint8)
-        self.buffer = memoryview(self._data.data)
-        self._open = True
-
-    @property
-    def array(self) -> npt.NDArray[Any]:
-        producer = self._producer
-        return self._data if producer._dtype is None else self._data.view(producer._dtype).reshape(producer._spec.shape)
 
     def commit(
         self,
@@ -526,9 +507,7 @@ class KafkaClaim(Claim):
         """See ``Claim.commit``; waits for the cluster's answer, at most 30 s."""
         producer = self._producer
         pairs, key = check_headers(headers), check_key(key)
-        used = self._nbytes if used is None else used
-        if not 0 <= used <= self._nbytes or (producer._dtype is not None and used != self._nbytes):
-            raise RecordTooLargeError(f"topic {producer.topic!r}: {used} bytes used of a claim of {self._nbytes}")
+        used = self._check_used(used)
         self._check_open()
         producer._check()
         value, encoded = encode(self.buffer[:used], key, pairs, flags, producer._epoch)
@@ -548,14 +527,3 @@ class KafkaClaim(Claim):
     def _check_open(self) -> None:
         if not self._open or self._producer._outlet.lifeline.dead:
             raise ClosedError(f"claim on topic {self._producer.topic!r} was committed or aborted already; claim again")
-
-    def __enter__(self) -> KafkaClaim:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        if not self._open:
-            return
-        if kind is None:
-            self.commit()
-        else:
-            self.abort()

@@ -8,11 +8,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from comux.account import Account, AccountSnapshot
 from comux.errors import ClosedError, ConfigError, EndOfStream, RecordTooLargeError, UnknownTopicError, WaitTimeoutError
@@ -22,6 +20,7 @@ from .futures import DoneFuture
 from .interface import Claim, Handle, Observer, Producer, SendFuture
 from .memory_log import Log, Store, Stored, size_of, snapshot
 from .names import check_key
+from .values import PrivateClaim, claim_size
 
 Forget = Callable[[Handle], None]
 
@@ -205,21 +204,13 @@ class MemoryProducer(Producer):
         return self._account.snapshot()
 
 
-class MemoryClaim(Claim):
+class MemoryClaim(PrivateClaim):
     """A private buffer with reserved room; copied into the topic at commit."""
 
     def __init__(self, producer: MemoryProducer, nbytes: int) -> None:
-        self.offset = None
+        log = producer._log
+        super().__init__(producer.topic, log.dtype, log.spec.shape, nbytes)
         self._producer = producer
-        self._nbytes = nbytes
-        self._data: npt.NDArray[np.uint8] = np.zeros(nbytes, np.uint8)
-        self.buffer = memoryview(self._data.data)
-        self._open = True
-
-    @property
-    def array(self) -> npt.NDArray[Any]:
-        log = self._producer._log
-        return self._data if log.dtype is None else self._data.view(log.dtype).reshape(log.spec.shape)
 
     def commit(
         self,
@@ -232,9 +223,7 @@ class MemoryClaim(Claim):
     ) -> int:
         producer, log = self._producer, self._producer._log
         pairs, key = check_headers(headers), check_key(key)
-        used = self._nbytes if used is None else used
-        if not 0 <= used <= self._nbytes or (log.dtype is not None and used != self._nbytes):
-            raise RecordTooLargeError(f"topic {producer.topic!r}: {used} bytes used of a claim of {self._nbytes}")
+        used = self._check_used(used)
         data = self._data[:used].tobytes() if log.dtype is None else self.array.copy()
         if isinstance(data, np.ndarray):
             data.flags.writeable = False
@@ -266,17 +255,6 @@ class MemoryClaim(Claim):
         self._open = False
         self._producer._log.reserved -= 1
         self._producer._log.reserved_bytes -= self._nbytes
-
-    def __enter__(self) -> MemoryClaim:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        if not self._open:
-            return
-        if kind is None:
-            self.commit()
-        else:
-            self.abort()
 
     def __del__(self) -> None:
         if self._open and not self._producer._store.dead:
@@ -314,15 +292,3 @@ class MemoryObserver(Observer):
                 raise UnknownTopicError(f"topic {log.spec.name!r} was deleted under its observer; create it again")
             stored = log.get(log.head - 1)
             return None if stored is None else to_record(log.spec.name, stored)
-
-
-def claim_size(topic: str, nbytes: int | None, dtype: np.dtype[Any] | None, shape: tuple[int, ...]) -> int:
-    """How many bytes a claim reserves; raises ``ConfigError`` where ``nbytes`` does not fit the topic's kind."""
-    if dtype is None:
-        if nbytes is None or nbytes < 0:
-            raise ConfigError(f"topic {topic!r} holds variable records: claim(nbytes) needs their size, got {nbytes}")
-        return nbytes
-    size = int(dtype.itemsize * np.prod(shape, dtype=np.int64))
-    if nbytes not in (None, size):
-        raise ConfigError(f"topic {topic!r} holds records of {size} bytes, not {nbytes}; claim() without a size")
-    return size

@@ -11,7 +11,6 @@ Invariants: ``tail <= head``; ``head - tail + reserved <= records``; for each gr
 from __future__ import annotations
 
 import heapq
-import math
 import threading
 import time
 from collections import deque
@@ -20,13 +19,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from comux.errors import ConfigError, RecordTooLargeError
 from comux.records import KEYFRAME, Headers
 
 from .interface import GroupInfo, TopicInfo, TopicSpec, dtype_of
 from .names import unknown_topic
+from .values import check_array, check_buffer
 
 Lock = Any  # threading.RLock is a function up to Python 3.12
 
@@ -334,31 +333,4 @@ def snapshot(name: str, value: Any, dtype: np.dtype[Any] | None, shape: tuple[in
         return array
     if value is None or isinstance(value, bytes):
         return value
-    try:
-        view = memoryview(value)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"topic {name!r}: a value of type {type(value).__name__} is no buffer; send bytes or an array"
-        ) from error
-    if not view.c_contiguous:
-        raise ConfigError(f"topic {name!r}: the value is not C-contiguous; send np.ascontiguousarray(value)")
-    return view.tobytes()
-
-
-def check_array(name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """``value`` as an array of exactly ``dtype`` and ``shape``; bytes of the same length are taken as such an array's.
-
-    Raises:
-        ConfigError: it is not; the message has both sides.
-    """
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        nbytes = memoryview(value).nbytes
-        if nbytes == dtype.itemsize * math.prod(shape):
-            return np.frombuffer(value, dtype).reshape(shape)
-        raise ConfigError(f"topic {name!r} holds arrays of dtype {dtype} and shape {shape}, not {nbytes} bytes")
-    array: npt.NDArray[Any] = value if isinstance(value, (np.ndarray, np.generic)) else np.asarray(value)  # type: ignore[assignment]
-    if array.dtype != dtype or array.shape != shape:
-        raise ConfigError(
-            f"topic {name!r} holds arrays of dtype {dtype} and shape {shape}, not {array.dtype} and {array.shape}"
-        )
-    return np.asarray(array)
+    return check_buffer(name, value).tobytes()

@@ -179,6 +179,11 @@ def test_arguments(action: str, value: Any, arguments: dict[str, Any]) -> None:
         ("create", {"cam_id": "a", "client_options": {}}, "by the program only"),
         ("create", {"cam_id": "a", "address": "tcp://evil"}, "address 'tcp://evil' is not allowed"),
         ("create", {"cam_id": "a", "address": 5}, "not allowed"),
+        (
+            "create",
+            {"cam_id": "a", "address": "shm://x?password_file=/etc/passwd"},
+            r"password_file=\*\*\*' has options",
+        ),
         ("update", {"cam_id": "a", "produce_address": "file:///etc/passwd"}, "not allowed"),
         ("create", {"cam_id": "a", "produce_topic": "config"}, "control plane"),
         ("create", {"cam_id": "a", "share_frames": "config_replies"}, "control plane"),

@@ -23,10 +23,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from comux.errors import ComuxError
+from comux.errors import ComuxError, UnknownTopicError
 from comux.lifecycle import child_environment, python_command
 
 _END: Final = 10.0
+_KNOWN: Final = 10.0  # seconds in which every broker of a cluster hears of a new topic
 _STEP: Final = 0.2  # seconds a batch is waited for at most
 
 
@@ -168,11 +169,18 @@ def cameras(
                 started.release()
 
         stop.wait(number / len(topics) / fps)  # cameras are not in step
-        try:
-            publish(clip, broker, topics[number], pace=fps, loop=True, stop=stop, end=False, on_packet=count)
-        except ComuxError as error:
-            failed.append(error)
-            stop.set()
+        known_by = time.monotonic() + _KNOWN
+        while not stop.is_set():
+            try:
+                publish(clip, broker, topics[number], pace=fps, loop=True, stop=stop, end=False, on_packet=count)
+            except UnknownTopicError as error:  # of several brokers one may hear of a new topic a little later
+                if packets[number] or time.monotonic() > known_by:
+                    failed.append(error)
+                    stop.set()
+                stop.wait(_STEP)
+            except ComuxError as error:
+                failed.append(error)
+                stop.set()
 
     with contextlib.ExitStack() as stack:
         brokers = [stack.enter_context(connect(address)) for _ in (topics if apart else topics[:1])]

@@ -33,6 +33,7 @@ def assert_near(rows: list[Compared], limits: dict[str, float]) -> None:
         assert each.measured / limit < each.planned < each.measured * limit, each
 
 
+@pytest.mark.timeout(300)  # a dozen processes, one after another: 15 s alone, more where others want the cores
 def test_eight_local_cameras_take_what_the_plan_says(effort: Effort, tmp_path: Path) -> None:
     found = measure(effort, codecs=("h264",), tell=print)
     (tmp_path / "costs.json").write_text(json.dumps(found))

@@ -158,7 +158,8 @@ class Assembler:
     def _assemble(self, sources: Sequence[Source], wanted: Wanted) -> Batch:
         claims = [_Claim(source, []) for source in sources]
         for source in sources:
-            source.superseded()
+            if (acks := source.acks) is not None:
+                acks.superseded()
         eager = 1 if wanted.align is not None else 0
         try:
             with self._hub.lock:

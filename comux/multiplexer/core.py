@@ -513,8 +513,8 @@ class Core:
             except BaseException:
                 self.results.cancel(future)
                 raise
-        if source is not None:
-            source.sent(record, future)
+        if source is not None and (acks := source.acks) is not None:
+            acks.sent(record, future)
         return future
 
     def _produce_place(self, cam_id: CamId) -> tuple[str, str]:

@@ -18,8 +18,7 @@ manager ended).
 **Groups.** A member of a group acknowledges a packet when it left the books (``acks``): what waits when the source ends
 or dies comes again. So a finite source keeps its consumer until its last picture was taken.
 
-**Ends.** ``stop`` sets a flag, closes the store, wakes the consumer and joins. The thread that opened the consumer
-closes it.
+**Ends.** ``stop`` sets a flag, closes the store, wakes the consumer and joins; who opened the consumer closes it.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from comux.multiplexer.shared import FrameSharer
 from comux.multiplexer.states import State, Surroundings, decoder_options, is_finite, open_consumer
 from comux.options import CamId, Mode, SourceOptions
 from comux.records import Record
-from comux.transport import Consumer, SendFuture, Start
+from comux.transport import Consumer, Start
 
 _log = logging.getLogger("comux.multiplexer")
 
@@ -62,11 +61,8 @@ class Source:
         around: What the manager provides.
         sharer: Publishes decoded frames, or ``None``.
         consumer: An open consumer to begin with (closed by the source), or ``None``.
-        account: Books to go on with, where the source replaces an earlier one.
-        position: Offset to go on at, likewise.
-        retained: Packets that stay sendable, likewise.
-        finite: Whether it ends, where that is known already.
-        paused: Begin paused; ``None``: by the settings.
+        account, position, retained: Books, offset to go on at, and packets that stay sendable of the one it replaces.
+        finite, paused: Whether it ends, where that is known; begin paused. ``None``: by the settings.
 
     ``options``, ``account``, ``store``, ``retained`` and the figures may be read from any thread.
     """
@@ -201,17 +197,10 @@ class Source:
             if self.finished:
                 self._wake.set()  # its thread may wait for the last one
 
-    def superseded(self) -> None:
-        """The loop asks for its next batch: it is done with the last one. Any thread."""
-        acks = self._acks
-        if acks is not None:
-            acks.superseded()
-
-    def sent(self, record: Record, future: SendFuture) -> None:
-        """A packet of this source is being re-emitted. Any thread."""
-        acks = self._acks
-        if acks is not None:
-            acks.sent(record, future)
+    @property
+    def acks(self) -> Acks | None:
+        """What a member of a group has not finished with; ``None`` without a group, and while there is no consumer."""
+        return self._acks
 
     def set_rate(self, rate: float | None) -> None:
         """Deliver at most ``rate`` pictures per second from now on."""

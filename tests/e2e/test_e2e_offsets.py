@@ -82,6 +82,7 @@ def _move(log: Path, by: int) -> None:
     (log / f"{by:020d}.log").write_bytes(data)
 
 
+@pytest.mark.torture  # it edits the log of a broker of its own while that is down; the engines above are in every run
 def test_indices_past_two_to_the_31_on_a_real_broker(own_kafka: OwnKafkaCluster) -> None:
     with room(own_kafka.bootstrap) as there:
         there.feed(CAMERA, "raw_cam", pace="fast").join()

@@ -24,7 +24,6 @@ from typing import Any, Final
 
 import numpy as np
 from kafka import KafkaProducer as Client
-from kafka import TopicPartition
 from kafka import errors as kafka_errors
 
 from comux.account import Account, AccountSnapshot
@@ -42,6 +41,7 @@ from comux.records import Headers, check_headers
 
 from .interface import Claim, Producer, SendFuture, TopicSpec, dtype_of
 from .kafka_acks import KafkaFuture, Run, place
+from .kafka_batches import append
 from .kafka_cluster import Cluster, TopicState
 from .kafka_failures import Notes, translate
 from .kafka_idempotence import ask_for_numbers_again, close_producer, keep_the_delivery_timeout, spare_the_others
@@ -143,22 +143,6 @@ class Outlet:
         """Who waits is to look again. With the lock held."""
         self._room.notify_all()
         self.fates.notify_all()
-
-    def append(
-        self, partition: TopicPartition, value: Any, key: bytes | None, headers: list[tuple[str, bytes]], stamp: int
-    ) -> Any:
-        """Put a record into the client's batch: its ``send`` without the checks that were made here.
-
-        They, and a wake-up of its I/O thread for every record while batches wait, take longer than all that comux does.
-        A topic it has no metadata of (any more) goes the long way, which waits for them.
-        """
-        client = self.client
-        if client._closed or client._metadata.partitions_for_topic(partition.topic) is None:
-            return client.send(partition.topic, value, key, headers, partition.partition, timestamp_ms=stamp)
-        sent, _, new_batch, _ = client._accumulator.append(partition, stamp, key, value, headers)
-        if new_batch:
-            client._sender.wakeup()
-        return sent
 
     def abandon(self) -> None:
         """In a forked child: its destructor and its exit must not touch the connections, which are the parent's."""
@@ -325,7 +309,7 @@ class KafkaProducer(Producer):
         outlet = self._outlet
         stamp = time.time_ns() // MS if timestamp_ns is None else timestamp_ns // MS
         try:
-            sent = outlet.append(self._partition, value, key, headers, stamp)
+            sent = append(outlet.client, self._partition, value, key, headers, stamp, nbytes)
         except BaseException as error:
             self._leave(nbytes, 1, failed=True)
             if isinstance(error, kafka_errors.KafkaError):

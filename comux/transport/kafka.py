@@ -4,7 +4,7 @@ One topic is one partition. What stands in it is readable by any Kafka client, a
 (``kafka_wire``). Lives in this module: the broker handle, which hands out everything else. The door to kafka-python is
 this module and its ``kafka_*`` siblings: ``kafka_options`` (options), ``kafka_net`` (connections and their failures),
 ``kafka_cluster`` (topics, groups, single records), ``kafka_poller``, ``kafka_fetched``, ``kafka_lane`` and
-``kafka_consumer`` (reading), ``kafka_producer`` and ``kafka_acks`` (writing).
+``kafka_consumer`` (reading), ``kafka_producer``, ``kafka_batches`` and ``kafka_acks`` (writing).
 
 Not here, and refused by name: ``record_sharing`` (Kafka shares partitions), ``views``, ``observer_without_reading``,
 ``counted_end``, ``gating`` (Kafka drops by age and size, never waits). ``TopicSpec.records``, ``writers`` and

@@ -4,7 +4,7 @@ One topic is one partition. What stands in it is readable by any Kafka client, a
 (``kafka_wire``). Lives in this module: the broker handle, which hands out everything else. The door to kafka-python is
 this module and its ``kafka_*`` siblings: ``kafka_options`` (options), ``kafka_net`` (connections and their failures),
 ``kafka_cluster`` (topics, groups, single records), ``kafka_poller``, ``kafka_fetched``, ``kafka_lane`` and
-``kafka_consumer`` (reading), ``kafka_producer``, ``kafka_batches`` and ``kafka_acks`` (writing).
+``kafka_consumer`` (reading), ``kafka_producer``, ``kafka_outlet``, ``kafka_batches`` and ``kafka_acks`` (writing).
 
 Not here, and refused by name: ``record_sharing`` (Kafka shares partitions), ``views``, ``observer_without_reading``,
 ``counted_end``, ``gating`` (Kafka drops by age and size, never waits). ``TopicSpec.records``, ``writers`` and
@@ -46,8 +46,9 @@ from .kafka_consumer import KafkaConsumer
 from .kafka_lane import Lane
 from .kafka_membership import KafkaMembership
 from .kafka_options import read_options
+from .kafka_outlet import Outlet, PythonOutlet
 from .kafka_poller import Lifeline, Poller
-from .kafka_producer import KafkaProducer, Outlet
+from .kafka_producer import KafkaProducer
 from .names import check_consumer, check_name, check_spec
 
 CAPABILITIES = Capabilities(
@@ -231,7 +232,7 @@ class KafkaBroker(Broker):
             if self._outlet is not None and self._outlet.broken:
                 self._outlet.close()
                 self._outlet = None
-            outlet = self._outlet or self._keep_client(Outlet(self._cluster, self.lifeline))
+            outlet = self._outlet or self._keep_client(PythonOutlet(self._cluster, self.lifeline))
         handle = KafkaProducer(outlet, self._state(topic), facts.spec, facts.next_epoch, self._drop)
         return self._keep(handle)
 

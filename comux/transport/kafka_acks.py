@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from comux.errors import WaitTimeoutError
@@ -33,56 +34,97 @@ class Owner(Protocol):
 
     fates: threading.Condition
     acknowledged: bool  #: the cluster says which offsets records have
+    run: Run | None  #: newest, the one that is being added to
 
     @property
     def what(self) -> str:
         """Where, for messages."""
 
-    def settled(self, run: Run) -> None:
-        """The fate of a run is known: its futures have it. On the client's I/O thread, with the lock held."""
+    def settled(self, futures: Sequence[Fate], nbytes: int, newest: int | None) -> None:
+        """The fate of records that share it is known: their futures have it. On an I/O thread, with the lock held.
+
+        Args:
+            futures: Theirs, at least one.
+            nbytes: Of the records.
+            newest: Offset of the last, where it is known.
+        """
 
     def failure(self, error: BaseException, nbytes: int) -> BaseException:
-        """A failure of kafka-python, for a record of so many bytes, as what is told."""
+        """A failure of kafka-python's kind, for a record of so many bytes, as what is told."""
 
 
-class KafkaFuture(SendFuture):
-    """The fate of one ``send``: that of its run. Settled by an I/O thread, read by any."""
+class Fate(SendFuture):
+    """What becomes of one ``send``. Settled by an I/O thread, read by any."""
 
-    __slots__ = ("error", "nbytes", "observed", "run", "sent")
+    __slots__ = ("error", "nbytes", "observed", "owner")
 
-    def __init__(self, run: Run, sent: Any, nbytes: int) -> None:
-        self.run = run
-        self.sent = sent  #: kafka-python's
+    def __init__(self, owner: Owner, nbytes: int) -> None:
+        self.owner = owner
         self.nbytes = nbytes
         self.observed = False  #: somebody looks at the outcome
         self.error: BaseException | None = None
 
-    def done(self) -> bool:
-        return self.run.settled
+    @abstractmethod
+    def offset(self) -> int | None:
+        """Of the record, once it is settled; ``None`` where the cluster does not say."""
+
+    @abstractmethod
+    def call_later(self, fn: Callable[[SendFuture], None]) -> bool:
+        """Have ``fn`` called with this when it is settled; ``False`` where it is. With the lock held."""
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         self.observed = True
-        if not self.run.settled:
-            owner = self.run.owner
-            with owner.fates:
-                owner.fates.wait_for(self.done, timeout)
-            if not self.run.settled:
-                raise WaitTimeoutError(f"{owner.what}: not acknowledged within {timeout} s; it may still be")
+        if not self.done():
+            with self.owner.fates:
+                self.owner.fates.wait_for(self.done, timeout)
+            if not self.done():
+                raise WaitTimeoutError(f"{self.owner.what}: not acknowledged within {timeout} s; it may still be")
         return self.error
 
     def result(self, timeout: float | None = None) -> int | None:
         error = self.exception(timeout)
         if error is not None:
             raise error
-        return None if self.run.base is None else self.run.base + place(self.sent)
+        return self.offset()
 
     def add_done_callback(self, fn: Callable[[SendFuture], None]) -> None:
         self.observed = True
-        with self.run.owner.fates:
-            if not self.run.settled:
-                self.run.callbacks.append((self, fn))
+        with self.owner.fates:
+            if self.call_later(fn):
                 return
         fn(self)
+
+
+def call_back(what: str, callbacks: Iterable[tuple[SendFuture, Callable[[SendFuture], None]]]) -> None:
+    """Make the callbacks of settled records; without the lock."""
+    for future, fn in callbacks:
+        try:
+            fn(future)
+        except Exception:  # noqa: BLE001 - the user's callback must not end the I/O thread
+            _log.exception("%s: a callback of send failed", what)
+
+
+class KafkaFuture(Fate):
+    """The fate of a record that kafka-python sends: that of its run."""
+
+    __slots__ = ("run", "sent")
+
+    def __init__(self, run: Run, sent: Any, nbytes: int) -> None:
+        super().__init__(run.owner, nbytes)
+        self.run = run
+        self.sent = sent  #: kafka-python's
+
+    def done(self) -> bool:
+        return self.run.settled
+
+    def offset(self) -> int | None:
+        return None if self.run.base is None else self.run.base + place(self.sent)
+
+    def call_later(self, fn: Callable[[SendFuture], None]) -> bool:
+        if self.run.settled:
+            return False
+        self.run.callbacks.append((self, fn))
+        return True
 
 
 class Run:
@@ -143,15 +185,12 @@ class Run:
                     future.error = self.owner.failure(_error_of(future.sent, error), future.nbytes)
             self.base = base
             self.settled = True
-            self.owner.settled(self)
+            newest = None if base is None else base + max(place(future.sent) for future in self.futures)
+            self.owner.settled(self.futures, self.nbytes, newest)
             callbacks, self.callbacks = self.callbacks, []
         for run in others:
             run.watch()
-        for future, fn in callbacks:
-            try:
-                fn(future)
-            except Exception:  # noqa: BLE001 - the user's callback must not end the I/O thread
-                _log.exception("%s: a callback of send failed", self.owner.what)
+        call_back(self.owner.what, callbacks)
 
     def _split(self) -> list[Run]:
         """The client gave the batch's records to other batches: keep those of the first record's, return the rest."""

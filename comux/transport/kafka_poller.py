@@ -31,7 +31,6 @@ from typing import Any, Final
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.admin import OffsetSpec
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import OffsetAndMetadata
@@ -40,9 +39,9 @@ from comux.errors import ClosedError, ComuxError, ConnectError, StaleLeaseError,
 
 from .kafka_cluster import Cluster
 from .kafka_failures import Notes, translate
-from .kafka_fetched import quicken
 from .kafka_lane import Lane
-from .kafka_net import build, cluster_of, keep_joining, position_of
+from .kafka_net import keep_joining
+from .kafka_reader import open_reader
 from .pace import Budget
 
 _log = logging.getLogger("comux.transport")
@@ -109,7 +108,7 @@ class Poller:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def _open(self) -> KafkaConsumer:
+    def _open(self) -> Any:  # a PartitionReader; with a group, kafka-python's
         options = self._cluster.options
         ours: dict[str, Any] = {
             "client_id": "comux",
@@ -126,9 +125,7 @@ class Poller:
         }
         arguments = options.for_client("consumer", **ours)
         arguments.update(group_id=self.group, enable_auto_commit=False, auto_offset_reset="none")
-        consumer = build(KafkaConsumer, arguments, self._cluster.where, self._notes)
-        quicken(consumer)
-        return consumer
+        return open_reader(arguments, self._cluster.where, self._notes)
 
     # -- asked for by others ---------------------------------------------------------------------------------------
 
@@ -168,19 +165,7 @@ class Poller:
 
     def ask_mark(self, lane: Lane) -> None:
         """Have the high-water mark of a topic that is not being fetched asked for; returns at once."""
-        fetcher, manager = self._consumer._fetcher, self._consumer._client._manager
-
-        def answered(found: dict[TopicPartition, Any]) -> None:
-            if lane.partition in found:
-                lane.state.saw(found[lane.partition].offset)
-
-        try:
-            wanted = {lane.partition: OffsetSpec.LATEST}
-            asked = manager.call_soon(fetcher._fetch_offsets_by_times_async, wanted, _REQUEST_MS)
-        except Exception as error:  # noqa: BLE001 - a client that is closing cannot be asked
-            _log.debug("%s: topic %r: mark not asked for: %s", self._cluster.where, lane.name, error)
-            return
-        asked.add_callback(answered)
+        self._consumer.ask_mark(lane.partition, lane.state.saw)
 
     def commit(self, lanes: Iterable[Lane], timeout: float) -> None:
         """Commit what the lanes want committed, and wait until the cluster has it. Does not wait for a ``poll``.
@@ -258,6 +243,7 @@ class Poller:
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + _LOOK_S
+            self._consumer.serve()
             for lane in list(self._held):
                 self._look(lane)
         if self.group is None and not any(held.fetching for held in self._held.values()):
@@ -386,8 +372,7 @@ class Poller:
 
     def _look(self, lane: Lane) -> None:
         held = self._held[lane]
-        known = cluster_of(self._consumer)
-        leader = known.leader_for_partition(lane.partition)
+        leader = self._consumer.leader_of(lane.partition)
         if leader is None:
             self._unknown(lane, held)
             return
@@ -403,14 +388,14 @@ class Poller:
             high_water = self._consumer.highwater(lane.partition)
             if high_water is not None:
                 lane.state.saw(high_water)
-            position = position_of(self._consumer, lane.partition)
+            position = self._consumer.place_of(lane.partition)
             if position is not None:  # it has gone past offsets that hold no record
                 lane.passed(held.applied, position)
 
     def _is_another(self, lane: Lane) -> bool:
         """Whether the topic is no longer the one that the lane was opened on; the lane is told."""
-        topic_id = cluster_of(self._consumer).topic_id(lane.partition.topic)
-        if topic_id is None or lane.topic_id is None or str(topic_id) == lane.topic_id:
+        topic_id = self._consumer.topic_id_of(lane.partition.topic)
+        if topic_id is None or lane.topic_id is None or topic_id == lane.topic_id:
             return False
         self._made_anew(lane, "it was deleted and made anew")
         return True

@@ -1,11 +1,11 @@
 """The producer of the Kafka engine: asynchronous, bounded in bytes.
 
-**Problem.** kafka-python's producer buffers without a limit, and what it cannot deliver it tells only its future.
+**Problem.** A client's producer buffers without a limit, and what it cannot deliver it tells only its future.
 
-**Algorithm.** All producers of a connection share one ``KafkaProducer``. ``send`` waits until the record fits among the
-bytes that were handed over and are not acknowledged (``buffer_bytes``), and hands it over; kafka-python copies it into
-its batch there and then, which makes ``send`` a snapshot. Acknowledgements settle the futures on its I/O thread, a
-batch at a time (``kafka_acks``).
+**Algorithm.** All producers of a connection share one client (``kafka_outlet``). ``send`` waits until the record fits
+among the bytes that were handed over and are not acknowledged (``buffer_bytes``), and hands it over; the client copies
+it there and then, which makes ``send`` a snapshot. Acknowledgements settle the futures on an I/O thread, many at a time
+(``kafka_acks``).
 A failure that nobody looked at (no ``result``, ``exception`` or callback) is raised by the handle's next ``send`` or
 ``flush``, before that accepts its own record.
 
@@ -17,13 +17,11 @@ looked up when the producer is opened, and every record, headers counted, is hel
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
-from kafka import KafkaProducer as Client
 from kafka import errors as kafka_errors
 
 from comux.account import Account, AccountSnapshot
@@ -40,13 +38,10 @@ from comux.errors import (
 from comux.records import Headers, check_headers
 
 from .interface import Claim, Producer, SendFuture, TopicSpec, dtype_of
-from .kafka_acks import KafkaFuture, Run, place
-from .kafka_batches import append
-from .kafka_cluster import Cluster, TopicState
-from .kafka_failures import Notes, translate
-from .kafka_idempotence import ask_for_numbers_again, close_producer, keep_the_delivery_timeout, spare_the_others
-from .kafka_net import build
-from .kafka_poller import Lifeline
+from .kafka_acks import Fate, Run
+from .kafka_cluster import TopicState
+from .kafka_failures import translate
+from .kafka_outlet import Outlet
 from .kafka_wire import END, MS, End, encode, size_of
 from .names import check_key
 from .values import PrivateClaim, check_array, check_buffer, claim_size
@@ -55,103 +50,6 @@ _log = logging.getLogger("comux.transport")
 
 _KEPT_FAILURES: Final = 1000
 _ANSWER: Final = 30.0  # seconds ``end`` and a claim's commit wait for the cluster's answer
-_CLOSE: Final = 5.0
-_STEP_MS: Final = 250
-
-
-class Outlet:
-    """The one ``KafkaProducer`` of a connection, and the bytes under way in it. Thread-safe.
-
-    Args:
-        cluster: Of the connection.
-        lifeline: Of the connection.
-    """
-
-    def __init__(self, cluster: Cluster, lifeline: Lifeline) -> None:
-        self.notes = Notes(cluster.options.client)
-        self.lock = threading.RLock()
-        self.fates = threading.Condition(self.lock)  #: records were settled
-        self._room = threading.Condition(self.lock)
-        self.cluster = cluster
-        self.lifeline = lifeline
-        self.closed = False
-        self._nbytes = 0
-        options = cluster.options
-        ours: dict[str, Any] = {
-            "client_id": "comux",
-            "acks": "all",
-            "linger_ms": 0,
-            "batch_size": 256 << 10,  # while a request is under way more records gather than fit into 16 kB
-            "max_request_size": 2**31 - 1,  # the topic's own limit is checked instead
-            "max_block_ms": 10_000,
-            "allow_auto_create_topics": False,
-            "metrics_enabled": False,
-        }
-        arguments = options.for_client("producer", **ours)
-        self.max_request_size = int(arguments["max_request_size"])
-        self.compressed = arguments.get("compression_type") is not None
-        self.acknowledged = arguments["acks"] != 0
-        self.client = build(Client, arguments, cluster.where, self.notes)
-        for put_right in (spare_the_others, ask_for_numbers_again, keep_the_delivery_timeout):
-            put_right(self.client)
-
-    @property
-    def broken(self) -> bool:
-        """Whether the client takes nothing any more: another has to be made."""
-        manager = self.client._transaction_manager
-        return manager is not None and bool(manager.has_fatal_error())
-
-    def reserve(self, nbytes: int, timeout: float | None, what: str, check: Callable[[], None]) -> None:
-        """Wait until ``nbytes`` more may be under way. With the lock held, once.
-
-        Raises:
-            WaitTimeoutError: they may not within ``timeout``. What ``check`` raises.
-        """
-        limit = self.cluster.options.buffer_bytes
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while self._nbytes and self._nbytes + nbytes > limit:
-            check()
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                troubles = self.notes.troubles
-                why = f" ({translate(troubles[-1], self.cluster.where, self.notes)})" if troubles else ""
-                raise WaitTimeoutError(
-                    f"{what}: {self._nbytes} bytes are not acknowledged (buffer_bytes={limit}) and no room came within "
-                    f"{timeout} s{why}; send slower, or raise buffer_bytes"
-                )
-            self._room.wait(left)
-        self._nbytes += nbytes
-
-    def fits(self, nbytes: int) -> bool:
-        """Reserve without waiting, if that can be. With the lock held."""
-        if self._nbytes and self._nbytes + nbytes > self.cluster.options.buffer_bytes:
-            return False
-        self._nbytes += nbytes
-        return True
-
-    def free(self, nbytes: int) -> None:
-        """So many bytes are no longer under way. With the lock held.
-
-        Who waits for room goes on when a quarter is free: woken by every batch, senders would take the interpreter
-        from the I/O thread each time, which has batches to send.
-        """
-        self._nbytes -= nbytes
-        if self._nbytes <= self.cluster.options.buffer_bytes * 3 // 4:
-            self._room.notify_all()
-
-    def wake(self) -> None:
-        """Who waits is to look again. With the lock held."""
-        self._room.notify_all()
-        self.fates.notify_all()
-
-    def abandon(self) -> None:
-        """In a forked child: its destructor and its exit must not touch the connections, which are the parent's."""
-        self.client._closed = True
-
-    def close(self) -> None:
-        """Wait a moment for what is under way, then end; what was not acknowledged by then fails. Idempotent."""
-        self.closed = True
-        close_producer(self.client, _CLOSE, self.cluster.where)
 
 
 class KafkaProducer(Producer):
@@ -186,13 +84,19 @@ class KafkaProducer(Producer):
         self._failures: list[tuple[str, BaseException]] = []
         self._closed = self._over = False
         self._topic_limit = outlet.cluster.limit(spec.name)
-        self._run: Run | None = None  # newest, the one that is being added to
+        self.run: Run | None = None  #: the outlet's
         self._unbooked = 0  # records under way that the account has not heard of
         self.fates = outlet.fates
         self.acknowledged = outlet.acknowledged
         self.what = f"{outlet.cluster.where}: topic {self.topic!r}"
         self._limit, self._limit_name = self._find_limit()
-        self._warm()
+        outlet.check_batches(self.what, *self._topic_limit)
+        try:
+            outlet.warm(self._partition.topic)
+        except Exception as error:  # a client that is closed meanwhile raises whatever it comes upon
+            if outlet.closed:
+                raise ClosedError(f"producer of topic {self.topic!r}: its connection was closed") from error
+            raise self._translate(error) from error
         state.users += 1
 
     def _find_limit(self) -> tuple[int, str]:
@@ -202,20 +106,6 @@ class KafkaProducer(Producer):
         if nbytes and not self._outlet.compressed and nbytes <= own:
             return nbytes, name
         return own, "the client option max_request_size"  # how small it is when compressed, the cluster will say
-
-    def _warm(self) -> None:
-        """Let the client learn of the topic, so that ``send`` does not wait for it."""
-        outlet = self._outlet
-        deadline = time.monotonic() + outlet.client.config["max_block_ms"] / 1000
-        while True:
-            try:
-                outlet.client._wait_on_metadata(self._partition.topic, _STEP_MS)
-                return
-            except Exception as error:
-                if outlet.closed:
-                    raise ClosedError(f"producer of topic {self.topic!r}: its connection was closed") from error
-                if not isinstance(error, kafka_errors.KafkaTimeoutError) or time.monotonic() > deadline:
-                    raise self._translate(error) from error
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -266,7 +156,7 @@ class KafkaProducer(Producer):
 
     def _send(
         self, data: Any, key: bytes | None, pairs: Headers, timestamp_ns: int | None, flags: int, timeout: float | None
-    ) -> KafkaFuture:
+    ) -> Fate:
         value, headers = encode(data, key, pairs, flags, self._epoch)
         nbytes = size_of(value, key, headers)
         self._check_size(nbytes)
@@ -282,7 +172,7 @@ class KafkaProducer(Producer):
 
     def _send_claimed(
         self, value: Any, key: bytes | None, headers: list[tuple[str, bytes]], timestamp_ns: int | None, nbytes: int
-    ) -> KafkaFuture:
+    ) -> Fate:
         with self._outlet.lock:
             self._reserve(nbytes, _ANSWER, "claimed")
             self._under_way += 1
@@ -304,36 +194,27 @@ class KafkaProducer(Producer):
         headers: list[tuple[str, bytes]],
         timestamp_ns: int | None,
         nbytes: int,
-    ) -> KafkaFuture:
-        """Give one record that is under way to the client; its run's fate moves it on in the books."""
+    ) -> Fate:
+        """Give one record that is under way to the client; its fate moves it on in the books."""
         outlet = self._outlet
         stamp = time.time_ns() // MS if timestamp_ns is None else timestamp_ns // MS
         try:
-            sent = append(outlet.client, self._partition, value, key, headers, stamp, nbytes)
+            return outlet.append(self, self._partition, value, key, headers, stamp, nbytes)
         except BaseException as error:
             self._leave(nbytes, 1, failed=True)
             if isinstance(error, kafka_errors.KafkaError):
                 raise self._translate(error) from error
             raise
-        with outlet.lock:
-            run, fresh = self._run, False
-            if run is None or not run.takes(sent):
-                run, fresh = Run(self, sent._produce_future), True
-                self._run = run
-            future = run.add(sent, nbytes)
-        if fresh:
-            run.watch()
-        return future
 
-    def settled(self, run: Run) -> None:
+    def settled(self, futures: Sequence[Fate], nbytes: int, newest: int | None) -> None:
         """See ``kafka_acks.Owner``."""
-        failed = run.futures[0].error is not None
-        if run.base is not None:  # acks=0 knows of no offset
-            self._state.saw(run.base + max(place(future.sent) for future in run.futures) + 1)
+        failed = futures[0].error is not None
+        if newest is not None:  # acks=0 knows of no offset
+            self._state.saw(newest + 1)
         if failed:
-            unseen = [(self.topic, f.error) for f in run.futures if not f.observed and f.error is not None]
+            unseen = [(self.topic, f.error) for f in futures if not f.observed and f.error is not None]
             self._failures += unseen[: _KEPT_FAILURES - len(self._failures)]
-        self._leave(run.nbytes, len(run.futures), failed)
+        self._leave(nbytes, len(futures), failed)
 
     def _leave(self, nbytes: int, n: int, failed: bool) -> None:
         """``n`` records are no longer under way."""
@@ -394,7 +275,7 @@ class KafkaProducer(Producer):
                 )
 
     def _buffer(self, value: Any) -> Any:
-        """What kafka-python copies from; nothing is copied here."""
+        """What the client copies from; nothing is copied here."""
         if self._dtype is not None:
             array = np.ascontiguousarray(check_array(self.topic, value, self._dtype, self._spec.shape))
             return memoryview(array.reshape(-1).view(np.uint8).data)
@@ -457,10 +338,7 @@ class KafkaProducer(Producer):
         outlet = self._outlet
         what = f"{outlet.cluster.where}: ending topic {self.topic!r}"
         try:
-            sent = outlet.client.send(
-                self._partition.topic, b"", None, [(END, b"%d" % self._epoch)], self._partition.partition
-            )
-            offset = sent.get(_ANSWER).offset
+            offset = outlet.write(self._partition, b"", [(END, b"%d" % self._epoch)], _ANSWER)
         except Exception as error:
             raise translate(error, what, outlet.notes) from error
         self._over = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from service_fixtures import KafkaCluster
 
 from comux.errors import DeliveryError, WaitTimeoutError
 from comux.transport import Broker, TopicSpec, connect
-from comux.transport.kafka_acks import KafkaFuture, Run
+from comux.transport.kafka_acks import Fate, KafkaFuture, Run
 
 PARTITION = TopicPartition("camera", 0)
 
@@ -25,13 +26,14 @@ class Keeper:
 
     what = "here"
     acknowledged = True
+    run: Run | None = None
 
     def __init__(self) -> None:
         self.fates = threading.Condition(threading.RLock())
         self.runs: list[tuple[int, int]] = []  # records and bytes of each run
 
-    def settled(self, run: Run) -> None:
-        self.runs.append((len(run.futures), run.nbytes))
+    def settled(self, futures: Sequence[Fate], nbytes: int, newest: int | None) -> None:
+        self.runs.append((len(futures), nbytes))
         self.fates.notify_all()
 
     def failure(self, error: BaseException, nbytes: int) -> BaseException:

@@ -24,6 +24,7 @@ from comux.errors import ClosedError, TopicBusyError, TopicExistsError, Unsuppor
 from comux.records import KEYFRAME, Record
 
 from .address import Address
+from .confluent_outlet import ConfluentOutlet
 from .interface import (
     Broker,
     Capabilities,
@@ -78,6 +79,8 @@ def _after_fork_in_child() -> None:
         broker.lifeline.dead = True
         if broker._outlet is not None:
             broker._outlet.abandon()
+        for poller in broker._pollers:
+            poller.abandon()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -232,7 +235,8 @@ class KafkaBroker(Broker):
             if self._outlet is not None and self._outlet.broken:
                 self._outlet.close()
                 self._outlet = None
-            outlet = self._outlet or self._keep_client(PythonOutlet(self._cluster, self.lifeline))
+            kind = ConfluentOutlet if self._cluster.options.library == "confluent" else PythonOutlet
+            outlet = self._outlet or self._keep_client(kind(self._cluster, self.lifeline))
         handle = KafkaProducer(outlet, self._state(topic), facts.spec, facts.next_epoch, self._drop)
         return self._keep(handle)
 

@@ -345,6 +345,14 @@ class Cluster:
         found = self._ask(f"topic {name!r}", self._admin.describe_topics, [self.full(name)])
         return kafka_errors.for_code(found[0]["error_code"]) is not kafka_errors.UnknownTopicOrPartitionError
 
+    def topic_ids(self, full: Iterable[str]) -> dict[str, str]:
+        """Kafka's ids of topics, by their names on the cluster; of those that there are, and where it has ids."""
+        names = sorted(full)
+        found = self._ask("topics", self._admin.describe_topics, names) if names else []
+        return {
+            topic["name"]: str(topic["topic_id"]) for topic in found if not topic["error_code"] and topic["topic_id"]
+        }
+
     def limit(self, name: str) -> tuple[int, str]:
         """Bytes of the largest batch the topic takes, and the name of the setting that says so."""
         resource = ConfigResource("TOPIC", self.full(name), {"max.message.bytes": None})

@@ -330,12 +330,12 @@ class KafkaConsumer(Consumer):
             for record in queued:
                 known.look(record, starts)
             known.upto = max(known.upto, fetched)
+        known.newest = max(known.newest, -1 if flagged is None else flagged)  # a seek throws away what was fetched
         now = time.monotonic_ns()
         if fetched < high_water and now - known.scanned_ns > _FRESH_NS:
             known.scanned_ns = now
             self._scan(lane, known, max(fetched, known.upto), high_water, starts)
-        found = max(known.newest, -1 if flagged is None else flagged)
-        return found if found >= lane.position else None
+        return known.newest if known.newest >= lane.position else None
 
     def _scan(self, lane: Lane, known: _Starts, first: int, end: int, starts: Callable[[Record], bool] | None) -> None:
         """Look for the newest keyframe in ``[first, end)``, from the end; no record is read for that twice."""

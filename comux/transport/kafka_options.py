@@ -32,6 +32,7 @@ from kafka.net.sasl import SASL_MECHANISMS
 from comux.errors import ConfigError
 from comux.redaction import is_secret, redacted, shown
 
+from . import confluent_options
 from .address import Address, valid_name
 from .kafka_security import PROTOCOLS, check_security, read_password
 
@@ -53,6 +54,7 @@ _REFUSED: Final = {
     "consumer_timeout_ms": "poll takes a timeout",
     "default_offset_commit_callback": "comux reports commits itself",
 }
+_LIBRARIES: Final = ("kafka-python", "confluent")
 _RECEIVE: Final = "receive_message_max_bytes"
 _FETCH: Final = ("fetch_max_bytes", "max_partition_fetch_bytes")
 #: Options whose default says nothing about their type.
@@ -98,6 +100,9 @@ class KafkaOptions:
         password_file: File whose content is the ``sasl_plain_password``, for addresses on command lines.
         topic_config: Kafka's settings of topics made here (``{"retention.ms": "60000"}``); they win over what is
             derived from a ``TopicSpec``.
+        library: Which client fetches assigned partitions and writes: ``"kafka-python"``, or ``"confluent"``
+            (librdkafka); everything else is kafka-python's.
+        librdkafka: Its own properties, for ``library="confluent"``; they win.
         client: kafka-python's options as given.
     """
 
@@ -111,6 +116,8 @@ class KafkaOptions:
     bytes_per_second: float | None = None
     replication_factor: int = -1
     topic_config: Mapping[str, str] = field(default_factory=dict)
+    library: str = "kafka-python"
+    librdkafka: Mapping[str, Any] = field(default_factory=dict)
     client: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -320,4 +327,10 @@ def _checked(servers: tuple[str, ...], own: dict[str, Any], client: dict[str, An
             f"Kafka option topic_config of type {type(config).__name__} is no mapping of Kafka's topic settings"
         )
     own["topic_config"] = {str(key): str(value) for key, value in config.items()}
+    if own.setdefault("library", _LIBRARIES[0]) not in _LIBRARIES:
+        raise ConfigError(f"Kafka option library={own['library']!r} is none of {', '.join(_LIBRARIES)}")
+    if own["library"] != _LIBRARIES[0]:
+        own["librdkafka"] = confluent_options.check(client, own)
+    elif own.get("librdkafka"):
+        raise ConfigError("Kafka option librdkafka holds properties of librdkafka: it needs library='confluent'")
     return KafkaOptions(servers=servers, client=cast(Mapping[str, Any], client), **own)

@@ -37,6 +37,7 @@ from kafka.structs import OffsetAndMetadata
 
 from comux.errors import ClosedError, ComuxError, ConnectError, StaleLeaseError, UnknownTopicError
 
+from .confluent_reader import ConfluentReader
 from .kafka_cluster import Cluster
 from .kafka_failures import Notes, translate
 from .kafka_lane import Lane
@@ -125,6 +126,8 @@ class Poller:
         }
         arguments = options.for_client("consumer", **ours)
         arguments.update(group_id=self.group, enable_auto_commit=False, auto_offset_reset="none")
+        if self.group is None and options.library == "confluent":
+            return ConfluentReader(self._cluster, arguments, self._notes)
         return open_reader(arguments, self._cluster.where, self._notes)
 
     # -- asked for by others ---------------------------------------------------------------------------------------
@@ -205,6 +208,10 @@ class Poller:
             self._asked.notify()
         if not self._lifeline.dead and threading.current_thread() is not self._thread:
             self._thread.join(2 * _CLOSE_MS / 1000)
+
+    def abandon(self) -> None:
+        """In a forked child: nothing of the client runs there."""
+        self._consumer.abandon()
 
     # -- the thread ------------------------------------------------------------------------------------------------
 

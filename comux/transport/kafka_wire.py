@@ -7,6 +7,7 @@ headers of our own, put last, which ``decode`` takes off again:
 ``comux-epoch``   decimal; ``Record.epoch`` where it is not 0
 ``comux-null``    what is ``None`` where kafka-python's producer takes bytes only: ``v`` the value (of a record without
                   key), a number the header at that position; empty bytes stand in its place
+``comux-time``    decimal; the timestamp in milliseconds, where it is 0, which librdkafka takes for none
 ``comux-end``     decimal; this record is no record: the epoch of that number ended here
 
 Records of other producers have none of these and are of epoch 0, or of the epoch after the last end that was seen.
@@ -25,8 +26,9 @@ from comux.records import Header, Headers, Record
 FLAGS: Final = "comux-flags"
 EPOCH: Final = "comux-epoch"
 NULL: Final = "comux-null"
+TIME: Final = "comux-time"
 END: Final = "comux-end"
-_OURS: Final = frozenset({FLAGS, EPOCH, NULL, END})
+_OURS: Final = frozenset({FLAGS, EPOCH, NULL, TIME, END})
 MS: Final = 1_000_000
 _RECORD_OVERHEAD: Final = 96  # of a batch of one record and its lengths (KIP-98), generously
 _HEADER_OVERHEAD: Final = 6
@@ -100,6 +102,8 @@ def decode(message: Any, topic: str, epoch: int, dtype: np.dtype[Any] | None, sh
                 epoch = _number(content)
             elif name == NULL:
                 nulls = content
+            elif name == TIME:
+                stamp = _number(content)
             else:
                 return End(_number(content), offset)
         if nulls is not None:

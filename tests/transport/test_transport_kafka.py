@@ -35,6 +35,13 @@ class TestKafka(TransportContract):
         return connect(f"kafka://{self.bootstrap}", prefix=prefix_of(place))
 
 
+class TestKafkaThroughLibrdkafka(TestKafka):
+    """The same contract where librdkafka fetches and writes."""
+
+    def make_broker(self, place: Path) -> Broker:
+        return connect(f"kafka://{self.bootstrap}", prefix=prefix_of(place), library="confluent")
+
+
 def test_the_capabilities_that_kafka_lacks_are_those_of_the_design(kafka: KafkaCluster) -> None:
     with connect(kafka.bootstrap) as broker:
         can = broker.capabilities

@@ -125,6 +125,13 @@ class Comux(Client):
         return timing
 
 
+class ComuxConfluent(Comux):
+    name = "comux, librdkafka"
+
+    def _options(self, job: Job) -> dict[str, Any]:
+        return {**super()._options(job), "library": "confluent"}
+
+
 class KafkaPython(Client):
     name = "kafka-python"
 
@@ -326,4 +333,4 @@ class AioKafka(Client):
         return timing
 
 
-ALL: dict[str, type[Client]] = {kind.name: kind for kind in (Comux, KafkaPython, Confluent, AioKafka)}
+ALL: dict[str, type[Client]] = {kind.name: kind for kind in (Comux, ComuxConfluent, KafkaPython, Confluent, AioKafka)}

@@ -11,6 +11,7 @@ counterpart of is refused before anything connects, and its own properties are g
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -192,7 +193,7 @@ def properties(kind: str, arguments: Mapping[str, Any], given: Mapping[str, Any]
     out: dict[str, Any] = {"bootstrap.servers": ",".join(arguments["bootstrap_servers"])}
     for name, theirs in _OF[kind].items():
         value = arguments.get(name)
-        if value is not None:
+        if value is not None and value != math.inf:  # retries: as often as there is time
             out[theirs] = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not arguments.get("ssl_check_hostname", True):
         out["ssl.endpoint.identification.algorithm"] = "none"

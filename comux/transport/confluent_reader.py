@@ -11,8 +11,9 @@ says who leads a partition.
   fetched before comes out afterwards. Before the first ``seek`` a partition is remembered only.
 - *Out of range* (``auto.offset.reset=error``) is told as kafka-python's ``OffsetOutOfRangeError`` with the position;
   the partition is *stuck* until the next ``seek``, or until ``resume`` assigns it again where it stood.
-- *Made anew*: an error says when a topic is missing; after that its id is asked for before anything of it is handed
-  out. Between times ids are asked for every ``_IDS_S`` seconds.
+- *Made anew*: after an error said that a topic is missing, or a fetch was answered without a high-water mark (that is
+  how statistics show an answer with an error), its id is asked for before anything of it is handed out. librdkafka
+  waits longer after such an answer than statistics take to come. Also, ids are asked for every ``_IDS_S`` seconds.
 - *Positions* follow the records, and the ends of partitions that librdkafka tells (``enable.partition.eof``).
 - *Leaders* and connections are in its statistics, four times a second (``confluent_trouble``).
 
@@ -81,7 +82,7 @@ class ConfluentReader:
             "topic.metadata.propagation.max.ms": 1000,  # how long a topic that is missing may still be on its way
             "fetch.queue.backoff.ms": 10,  # how often it looks whether its queue has room again
             "queued.max.messages.kbytes": max(1, cluster.options.queue_bytes >> 10),
-            "queued.min.messages": 100_000,
+            "message.max.bytes": max(1000, min(arguments.get("fetch_max_bytes", 1_000_000), 1_000_000)),
             "check.crcs": True,
             "isolation.level": "read_uncommitted",
         }
@@ -96,7 +97,8 @@ class ConfluentReader:
         self._early: list[Any] = []  # came while nothing was to be fetched
         self._marks: deque[tuple[TopicPartition, Callable[[int], None]]] = deque()
         self._leaders: dict[TopicPartition, int] | None = None  # none before the first statistics
-        self._ids: dict[str, str] = {}
+        self._marked: set[TopicPartition] = set()  # had a high-water mark in the newest statistics
+        self._ids: dict[str, str | None] = {}
         self._ids_due = 0.0
 
     # -- what is read ----------------------------------------------------------------------------------------------
@@ -253,13 +255,19 @@ class ConfluentReader:
                 _log.debug("%s: topic %r: mark not known: %s", self._cluster.where, partition.topic, error)
 
     def _see_topics(self, topics: Mapping[str, Any]) -> None:
-        """From the statistics: who leads what."""
-        leaders = {}
+        """From the statistics: who leads what, and which fetches were answered with an error."""
+        leaders: dict[TopicPartition, int] = {}
+        marked: set[TopicPartition] = set()
         for topic, seen in topics.items():
             for number, partition in seen.get("partitions", {}).items():
-                if int(number) >= 0 and not partition.get("unknown"):
-                    leaders[TopicPartition(topic, int(number))] = int(partition.get("leader", -1))
-        self._leaders = leaders
+                there = TopicPartition(topic, int(number))
+                if there.partition >= 0 and not partition.get("unknown"):
+                    leaders[there] = int(partition.get("leader", -1))
+                if partition.get("hi_offset", -1) >= 0:
+                    marked.add(there)
+        if self._marked & self._wanted - marked:
+            self._ear.missing = True
+        self._leaders, self._marked = leaders, marked
 
     def leader_of(self, partition: TopicPartition) -> int | None:
         return None if self._leaders is None else self._leaders.get(partition)
@@ -268,8 +276,9 @@ class ConfluentReader:
         now = time.monotonic()
         if self._ear.missing or now >= self._ids_due:
             try:
-                self._ids = self._cluster.topic_ids({partition.topic for partition in self._wanted})
-                self._ear.missing = False
+                topics = {partition.topic for partition in self._wanted}
+                self._ids = self._cluster.topic_ids(topics)
+                self._ear.missing = not topics <= self._ids.keys()
             except ComuxError as error:
                 _log.debug("%s: ids of topics are not known: %s", self._cluster.where, error)
             self._ids_due = now + _IDS_S

@@ -5,6 +5,7 @@ One topic is one partition. What stands in it is readable by any Kafka client, a
 this module and its ``kafka_*`` siblings: ``kafka_options`` (options), ``kafka_net`` (connections and their failures),
 ``kafka_cluster`` (topics, groups, single records), ``kafka_poller``, ``kafka_fetched``, ``kafka_lane`` and
 ``kafka_consumer`` (reading), ``kafka_producer``, ``kafka_outlet``, ``kafka_batches`` and ``kafka_acks`` (writing).
+Where ``library`` says so, librdkafka fetches and writes (``confluent_*``, the only door to confluent-kafka).
 
 Not here, and refused by name: ``record_sharing`` (Kafka shares partitions), ``views``, ``observer_without_reading``,
 ``counted_end``, ``gating`` (Kafka drops by age and size, never waits). ``TopicSpec.records``, ``writers`` and

@@ -345,8 +345,8 @@ class Cluster:
         found = self._ask(f"topic {name!r}", self._admin.describe_topics, [self.full(name)])
         return kafka_errors.for_code(found[0]["error_code"]) is not kafka_errors.UnknownTopicOrPartitionError
 
-    def topic_ids(self, full: Iterable[str]) -> dict[str, str]:
-        """Kafka's ids of topics, by their names on the cluster; of those that there are, and where it has ids."""
+    def topic_ids(self, full: Iterable[str]) -> dict[str, str | None]:
+        """Kafka's ids of those topics that there are, by their names on the cluster; ``None`` where it has no ids."""
         names = sorted(full)
         found = self._ask("topics", self._admin.describe_topics, names) if names else []
         return {

@@ -38,13 +38,15 @@ class Room:
     Attributes:
         bootstrap: Of the cluster.
         prefix: Of the names on the cluster.
-        address: For comux; carries the prefix.
+        address: For comux; carries the prefix, and the library where one was named.
     """
 
-    def __init__(self, bootstrap: str, prefix: str = "") -> None:
+    def __init__(self, bootstrap: str, prefix: str = "", library: str = "") -> None:
         self.bootstrap = bootstrap
         self.prefix = prefix or f"comux-test-{os.getpid()}-{os.urandom(3).hex()}-{next(_numbers)}."
         self.address = f"kafka://{bootstrap}?prefix={self.prefix}"
+        if library:
+            self.address += f"&library={library}"
         self._broker: Broker | None = None
         self._admin: KafkaAdminClient | None = None
         self._feeds: list[FeedThread] = []
@@ -126,17 +128,22 @@ class Room:
         self._ends.close()
 
 
+with_both_libraries = pytest.mark.parametrize(
+    "there", ["", "confluent"], ids=["kafka-python", "librdkafka"], indirect=True
+)
+
+
 @pytest.fixture
-def there(kafka: KafkaCluster) -> Iterator[Room]:
+def there(kafka: KafkaCluster, request: pytest.FixtureRequest) -> Iterator[Room]:
     """A room of this test's own on the run's one broker."""
-    with room(kafka.bootstrap) as place:
+    with room(kafka.bootstrap, library=getattr(request, "param", "")) as place:
         yield place
 
 
 @contextlib.contextmanager
-def room(bootstrap: str, prefix: str = "") -> Iterator[Room]:
+def room(bootstrap: str, prefix: str = "", library: str = "") -> Iterator[Room]:
     """A room that is left tidy; an earlier one's topics where ``prefix`` is its."""
-    place = Room(bootstrap, prefix)
+    place = Room(bootstrap, prefix, library)
     try:
         yield place
     finally:

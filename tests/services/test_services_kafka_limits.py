@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka_rooms import Room
+from kafka_rooms import Room, with_both_libraries
 from service_fixtures import until
 
 from comux import Comux
@@ -43,6 +43,7 @@ def _send_two_mb(there: Room, **options: Any) -> None:
     assert (record.value, record.headers) == (TWO_MB, (("note", b"x" * 5000),))
 
 
+@with_both_libraries
 def test_two_megabytes_pass_where_the_limits_allow(there: Room) -> None:
     _topic(there, **{"max.message.bytes": "3000000"})
     _send_two_mb(there)
@@ -92,6 +93,7 @@ def test_a_compressed_record_is_refused_by_its_future(there: Room) -> None:
             producer.send(noise).result(20)
 
 
+@with_both_libraries
 @pytest.mark.parametrize("through", ["consumer", "source"])
 def test_an_answer_that_cannot_be_received_is_named_at_connect(there: Room, through: str) -> None:
     _topic(there, **{"max.message.bytes": "3000000"})
@@ -109,6 +111,7 @@ def test_an_answer_that_cannot_be_received_is_named_at_connect(there: Room, thro
 # -- a slow reader -------------------------------------------------------------------------------------------------
 
 
+@with_both_libraries
 def test_what_a_slow_reader_leaves_is_bounded_and_slows_nobody(there: Room) -> None:
     queue, size, count = 200_000, 20_000, 500
     for topic in ("slow", "fast"):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from kafka_rooms import Room
+from kafka_rooms import Room, with_both_libraries
 from service_fixtures import until
 
 from comux import Comux
@@ -80,6 +80,7 @@ print(json.dumps({"told": told, "status": status, "offsets": offsets, "troubles"
 """
 
 
+@with_both_libraries
 @pytest.mark.parametrize("how", ["exit", "_exit"])
 def test_a_forked_child_has_no_live_handle_and_its_end_disturbs_nothing(there: Room, how: str) -> None:
     done = subprocess.run(
@@ -167,6 +168,7 @@ def test_close_from_another_thread_ends_every_wait(there: Room, group: str | Non
     assert all(isinstance(error, ClosedError) for error in outcomes.values()), outcomes
 
 
+@with_both_libraries
 def test_close_while_handles_are_being_opened_leaves_nothing(there: Room) -> None:
     """Again and again, at another moment each time; the fixture of all tests looks for threads."""
     there.topic("raw")
@@ -197,6 +199,7 @@ def test_close_while_handles_are_being_opened_leaves_nothing(there: Room) -> Non
 # -- cost ----------------------------------------------------------------------------------------------------------
 
 
+@with_both_libraries
 def test_eight_idle_cameras_cost_little(there: Room) -> None:
     cams = [f"cam{number}" for number in range(8)]
     for cam in cams:

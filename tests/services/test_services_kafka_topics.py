@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaProducer
-from kafka_rooms import Room
+from kafka_rooms import Room, with_both_libraries
 from service_fixtures import until
 
 from comux import Comux
@@ -74,6 +74,7 @@ def test_a_topic_that_comes_late_is_read_from_its_beginning(there: Room) -> None
         assert (watcher.books.received, watcher.books.delivered) == (30, 30)
 
 
+@with_both_libraries
 @pytest.mark.parametrize("second", [10, 60], ids=["shorter", "longer"])
 def test_a_topic_deleted_and_made_anew_is_read_from_its_beginning(there: Room, watcher: Watcher, second: int) -> None:
     """Also where the new topic has records at the offset that the old one was read up to."""
@@ -89,6 +90,7 @@ def test_a_topic_deleted_and_made_anew_is_read_from_its_beginning(there: Room, w
     assert watcher.books.held_total == 0
 
 
+@with_both_libraries
 def test_what_retention_deletes_under_a_paused_source_is_lapped(there: Room, watcher: Watcher) -> None:
     feed = there.feed(_camera(fps=60), "raw_cam")
     watcher.until_frame(1, 20)
@@ -148,6 +150,7 @@ def _send_in_transactions(there: Room, records: list[Any], *, aborted: int) -> i
     return markers
 
 
+@with_both_libraries
 @pytest.mark.parametrize("aborted", [0, 3])
 def test_holes_are_absorbed_and_cost_no_pictures(there: Room, aborted: int) -> None:
     """Transactions end with markers that have offsets and are no records; aborted records are not read at all."""
@@ -176,6 +179,7 @@ def test_holes_are_absorbed_and_cost_no_pictures(there: Room, aborted: int) -> N
         assert books.delivered == 60 + 70
 
 
+@with_both_libraries
 def test_a_consumer_counts_holes_and_losses_apart(there: Room) -> None:
     """Markers before and after what retention took: neither is counted as the other."""
     records = _stamped(there, 12)

@@ -126,7 +126,7 @@ class Comux(Client):
 
 
 class ComuxConfluent(Comux):
-    name = "comux, librdkafka"
+    name = "comux+librdkafka"
 
     def _options(self, job: Job) -> dict[str, Any]:
         return {**super()._options(job), "library": "confluent"}

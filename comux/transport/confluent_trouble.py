@@ -35,8 +35,8 @@ def as_kafka_error(error: Any) -> Exception:
     kinds = library().KafkaError
     code, text = error.code(), error.str()
     if code == kinds._SSL:
-        text = ssl.SSLError(1, text)
-        text.reason = text.strerror
+        reason, text = text, ssl.SSLError(1, text)
+        text.reason = reason
     made: Exception
     for codes, kind in (
         ((kinds._TRANSPORT, kinds._ALL_BROKERS_DOWN, kinds._RESOLVE, kinds._SSL), kafka_errors.KafkaConnectionError),

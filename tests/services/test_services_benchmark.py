@@ -11,7 +11,7 @@ from pathlib import Path
 from service_fixtures import KafkaCluster
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-CLIENTS = ["comux", "comux, librdkafka", "kafka-python", "confluent-kafka", "aiokafka"]
+CLIENTS = ["comux", "comux+librdkafka", "kafka-python", "confluent-kafka", "aiokafka"]
 
 
 def test_one_short_round_finds_every_record_of_every_client(kafka: KafkaCluster, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -36,8 +36,18 @@ HEADER_TARGET: Final = "target"
 HEADER_EXPIRES: Final = "expires"
 EVERYONE: Final = "*"
 
-BUILT_IN: Final = ("create", "update", "delete", "status")
-FURTHER: Final = ("pause", "resume", "seek", "set_rate", "snapshot", "stop")
+BUILT_IN: Final = (
+    "create",
+    "update",
+    "delete",
+    "pause",
+    "resume",
+    "seek",
+    "set_rate",
+    "snapshot",
+    "status",
+    "stop",
+)
 LOCAL_ONLY: Final = frozenset({"client_options"})  #: settings that a program may give and a command may not
 
 
@@ -51,6 +61,8 @@ class CommandLimits:
         depth: Of nested lists and objects in the value.
         headers: Number of headers.
         headers_bytes: Names and values of all headers together.
+        per_second, bytes_per_second: Commands, and bytes of them, that are read; a second's worth may come at once.
+            What comes beyond that is answered so, and not read.
     """
 
     value_bytes: int = 256 * 1024
@@ -58,6 +70,8 @@ class CommandLimits:
     depth: int = 32
     headers: int = 32
     headers_bytes: int = 16 * 1024
+    per_second: float = 500.0
+    bytes_per_second: float = 16.0 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,8 +328,12 @@ class _Sources(_Arguments):
     cam_id: CamId | None = None
 
 
+class _Snapshot(_Sources):
+    width: int | None = Field(default=None, ge=1, le=4096)
+
+
 class _Seek(_OneSource):
-    to: Literal["end", "beginning", "keyframe"] | int | float
+    to: Literal["end", "beginning", "keyframe"] | Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0)]
 
 
 class _Rate(_OneSource):
@@ -329,7 +347,7 @@ _SCHEMAS: Final[Mapping[str, type[_Arguments]]] = {
     "resume": _Sources,
     "seek": _Seek,
     "set_rate": _Rate,
-    "snapshot": _Sources,
+    "snapshot": _Snapshot,
     "stop": _Nothing,
 }
 
@@ -341,7 +359,7 @@ def arguments_of(command: Command, schemes: frozenset[str], config_topic: str) -
     first comux sent).
 
     Args:
-        command: Of an action in ``BUILT_IN`` or ``FURTHER``.
+        command: Of an action in ``BUILT_IN``.
         schemes: Address schemes that ``create`` and ``update`` may name.
         config_topic: Neither it nor its replies can be a source's topic: results must not become commands.
 

@@ -3,15 +3,15 @@
 **Problem.** Commands come from anywhere, some of them hostile; they change a running system whose loop must not notice.
 
 **One command's way.** ``poll`` → *envelope* (who is meant, where the answer goes; never fails) → not ours:
-``ignored`` → *parse* (sizes, names, JSON) → the user's *filter* → *expires* → carried out → answered → event. What
-fails on the way is answered with the error and changes nothing. Built-in actions run in this thread one after the
-other, so two clients that command the same source at once are served in the topic's order. Users' acts run in
-``ActWorker``'s thread.
+``ignored`` → too many of late? → *parse* (sizes, names, JSON) → the user's *filter* → *expires* → came before? →
+carried out → answered → event. What fails on the way is answered with the error and changes nothing. Built-in actions
+run in this thread one after the other, so two clients that command the same source at once are served in the topic's
+order. Users' acts run in ``ActWorker``'s thread.
 
 **Books.** The account counts commands: received = delivered (carried out, or failed while at it) + dropped: ``ignored``
-(meant for another, or filtered), ``rejected`` (malformed, unknown or not allowed), ``expired``, ``busy`` (too many acts
-waiting), ``shutdown`` (still waiting at the end), ``lapped`` (overwritten before they were read) + held: ``control``,
-``acts``.
+(meant for another, or filtered), ``rejected`` (malformed, unknown or not allowed), ``expired``, ``repeated`` (a
+``request-id`` again), ``busy`` (too many in a second, or acts waiting), ``shutdown`` (still waiting at the end),
+``lapped`` (overwritten before they were read) + held: ``control``, ``acts``.
 
 **Ends.** ``close()`` may come from any thread, also from within an act or a ``stop`` command: then it does not wait
 for the thread it is called from. The reading thread owns the consumer and closes it; the replies are closed by whoever
@@ -38,7 +38,6 @@ from comux.control.acts import ActWorker, call, current
 from comux.control.commands import (
     BUILT_IN,
     EVERYONE,
-    FURTHER,
     Command,
     CommandLimits,
     Envelope,
@@ -48,6 +47,7 @@ from comux.control.commands import (
     reply_topic_of,
 )
 from comux.control.interface import Act, Target
+from comux.control.repeats import Repeats
 from comux.control.replies import Replies, failure, success
 from comux.errors import (
     ClosedError,
@@ -62,6 +62,7 @@ from comux.options import check_positive, check_topic_name
 from comux.records import Record
 from comux.telemetry import EventLog
 from comux.transport import Broker, Consumer, Start, TopicSpec, for_engine
+from comux.transport.pace import Budget
 
 _BATCH: Final = 16
 _PAUSE_FIRST: Final = 0.05
@@ -91,12 +92,12 @@ def check_acts(acts: Mapping[str, Act] | None) -> dict[str, Act]:
 
 
 class _Refused(Exception):
-    """A command is not carried out: ``cause`` for the books, ``error`` for the answer (``None``: no answer)."""
+    """A command is not carried out: ``cause`` for the books, ``error`` or ``outcome`` for the answer; or neither."""
 
-    def __init__(self, cause: str, error: Exception | None) -> None:
+    def __init__(self, cause: str, error: Exception | None = None, *, outcome: Mapping[str, Any] | None = None) -> None:
         super().__init__(cause)
         self.cause = cause
-        self.error = error
+        self.outcome = outcome if error is None else failure(error)
 
 
 class Controller:
@@ -157,6 +158,9 @@ class Controller:
         self._schemes = frozenset(schemes if schemes is not None else (str(broker.address).partition("://")[0],))
         self._start: Start = start
         self._limits = limits or CommandLimits()
+        self._budget = Budget(self._limits.per_second, int(self._limits.bytes_per_second))
+        self._patient = start != "end"
+        self._repeats = Repeats()
         self._account = Account()
         self._replies = Replies(broker, self.reply_topic)
         self._worker = ActWorker(f"comux-acts-{topic}", check_positive(pending_acts, "pending_acts"))
@@ -403,13 +407,26 @@ class Controller:
             self._carry_out(self._admit(record, envelope), envelope)
         except _Refused as refused:
             self._account.drop("control", refused.cause)
-            if refused.error is not None:
-                self._answer(envelope, record.offset, failure(refused.error))
+            if refused.outcome is not None:
+                self._answer(envelope, record.offset, refused.outcome)
 
     def _admit(self, record: Record, envelope: Envelope) -> Command:
         """The command in a record, if it is one that this client shall carry out now."""
         if envelope.target not in (None, EVERYONE, self.name):
             raise _Refused("ignored", None)
+        due = self._budget.due(now := time.monotonic())
+        if due > 0 and self._patient:  # what was written while nobody read is no flood
+            self._stop.wait(due)
+            now += due
+        elif due > 0:
+            limits = self._limits
+            many = CommandError(
+                f"the command at offset {record.offset} was not read: more than {limits.per_second:g} commands, or "
+                f"{limits.bytes_per_second:g} bytes of them, came within a second; send it again later"
+            )
+            many.retriable = True
+            raise _Refused("busy", many)
+        self._budget.spend(1, len(record.value or b""), now)
         try:
             command = parse_command(record, self._limits)
             wanted = self._filter is None or self._filter(command)
@@ -422,6 +439,12 @@ class Controller:
             raise _Refused(
                 "expired", CommandError(f"action {command.action!r} expired {late:.3f} s ago; send it again")
             )
+        try:
+            earlier = self._repeats.earlier(command)
+        except CommandError as exc:
+            raise _Refused("repeated", exc)
+        if earlier is not None:
+            raise _Refused("repeated", outcome=earlier)
         return command
 
     def _carry_out(self, command: Command, envelope: Envelope) -> None:
@@ -434,17 +457,18 @@ class Controller:
             raise _Refused("rejected", exc)
         outcome = _attempt(method)
         self._account.deliver("control")
+        self._repeats.answered(command, outcome)
         self._answer(envelope, command.offset, outcome)
 
     def _built_in(self, command: Command) -> Callable[[], Any]:
         """The target's method for a built-in action with its checked arguments."""
         action = command.action
-        if action not in BUILT_IN and action not in FURTHER:
+        if action not in BUILT_IN:
             known = ", ".join(sorted({*BUILT_IN, *self.acts}))
             raise UnknownActionError(f"no action {action!r} is defined; there are: {known[:400]}")
         method = getattr(self._target, action, None)
         if not callable(method):
-            raise UnsupportedError(f"action {action!r} is not available in this version")
+            raise UnsupportedError(f"action {action!r} is not available: what {self.name!r} controls has none")
         arguments = arguments_of(command, self._schemes, self.topic)
         return lambda: method(**arguments)
 
@@ -454,6 +478,7 @@ class Controller:
         def job() -> None:
             outcome = _attempt(lambda: call(act, self._subject, command))
             self._account.deliver("acts")
+            self._repeats.answered(command, outcome)
             self._answer(envelope, command.offset, outcome)
             self._release()
 

@@ -101,6 +101,7 @@ class Assembler:
         self._workers_lock = threading.Lock()  # ``single`` and ``close`` come beside ``batch``
         self._returned_ns = 0
         self.closed = False
+        self.stopped = False  #: nothing is delivered any more: the loop is to end
 
     def batch(self, table: Callable[[], Sequence[Source]], wanted: Wanted) -> Batch:
         """One item per source of the table as it is when the call's turn has come. Concurrent calls take turns.
@@ -134,7 +135,7 @@ class Assembler:
     def _some(self, table: Callable[[], Sequence[Source]], wanted: Wanted) -> Sequence[Source]:
         """The table; where it is empty, wait for a source to be created."""
         with self._hub.lock:
-            while not (sources := table()) and not self.closed:
+            while not (sources := table()) and not self.closed and not self.stopped:
                 left = wanted.left()
                 if left == 0:
                     break
@@ -144,6 +145,12 @@ class Assembler:
     def single(self, source: Source, wanted: Wanted) -> Item:
         """One source's item; does not take turns with ``batch``."""
         return self._assemble([source], wanted)[0]
+
+    def stop(self) -> None:
+        """Let every call, also one that waits, end with ``EndOfStream`` from now on."""
+        with self._hub.lock:
+            self.stopped = True
+            self._hub.arrived.notify_all()
 
     def close(self) -> None:
         """Wake every waiting call; end the conversion threads."""
@@ -194,6 +201,8 @@ class Assembler:
             first_ns = self._first_ns(ready, first_ns)
             if self.closed:
                 raise ClosedError("this Comux was closed while get_batch waited")
+            if self.stopped:
+                raise EndOfStream("this Comux was told to stop; close it")
             if any(source.removed or source.replaced for source in sources):
                 return ready
             live = [source for source in sources if not source.finished]

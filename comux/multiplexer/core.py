@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy as np
 from comux.account import Account, AccountSnapshot, total
 from comux.decoders.interface import Decoder, DecoderOptions, Picture
 from comux.decoders.pool import ArrayPool
-from comux.errors import ClosedError, ComuxError, ConfigError, ConnectError, UnknownSourceError
+from comux.errors import ClosedError, ComuxError, ConfigError, UnknownSourceError
 from comux.multiplexer.assemble import Assembler
 from comux.multiplexer.emit import Emitter
 from comux.multiplexer.engines import Engines
@@ -30,7 +29,15 @@ from comux.multiplexer.results import ResultFuture, Results
 from comux.multiplexer.settings import Settings
 from comux.multiplexer.shared import FrameSharer
 from comux.multiplexer.source import Source
-from comux.multiplexer.states import Surroundings, check_topic, decoder_options, is_finite, open_consumer
+from comux.multiplexer.states import (
+    Surroundings,
+    check_topic,
+    decoder_options,
+    is_finite,
+    open_consumer,
+    together,
+)
+from comux.multiplexer.table import Table
 from comux.options import CamId, SourceOptions, topic_pattern
 from comux.records import Record
 from comux.redaction import shown
@@ -42,17 +49,6 @@ _log = logging.getLogger("comux.multiplexer")
 _JOIN: Final = 5.0
 _TOGETHER: Final = 2.0  # seconds that all threads have to end before their engines are taken from under them
 LIVE_CHANGES: Final = frozenset({"rate"})
-
-
-@dataclass(frozen=True)
-class Table:
-    """The sources as they are, in order."""
-
-    sources: tuple[Source, ...] = ()
-
-    def find(self, cam_id: CamId) -> Source | None:
-        """The source of that id; ``1`` and ``"1"`` are the same."""
-        return next((source for source in self.sources if str(source.cam_id) == str(cam_id)), None)
 
 
 class Core:
@@ -256,7 +252,7 @@ class Core:
             if failures and strict:
                 for cam_id in opened:
                     self.drop_connected(cam_id)
-                raise _together(failures)
+                raise together(failures)
 
     def start(self) -> None:
         """Check everything, connect, then start every source. Idempotent.
@@ -342,7 +338,7 @@ class Core:
         if wrong or (failures and strict):
             for key in list(self._connected):
                 self.drop_connected(key)
-            raise _together(wrong or failures)
+            raise together(wrong or failures)
 
     def _swap(self, sources: Sequence[Source]) -> None:
         with self.hub.lock:
@@ -407,11 +403,7 @@ class Core:
         with self._changing:
             self.check_open()
             key = str(cam_id)
-            spec = self.specs.get(key)
-            if spec is None:
-                raise self.unknown(cam_id)
-            given = {name: getattr(spec, name) for name in spec.model_fields_set}
-            wanted = SourceOptions(**{**given, **changes, "cam_id": spec.cam_id})
+            wanted = self._changed(cam_id, changes)
             options = self.resolve(wanted)
             self._check(options)
             self.specs[key] = wanted
@@ -426,7 +418,13 @@ class Core:
         return options
 
     def _replace(
-        self, old: Source, options: SourceOptions, consumer: Consumer | None = None, *, paused: bool | None = None
+        self,
+        old: Source,
+        options: SourceOptions,
+        consumer: Consumer | None = None,
+        *,
+        paused: bool | None = None,
+        prepare: Callable[[Source], None] | None = None,
     ) -> Source:
         """End one source's thread, and go on with another's. The table has the new one before the old one's end is
         waited for: a loop that met the old one there would not wait, but turn and turn."""
@@ -446,8 +444,10 @@ class Core:
             self._join(old)
         finally:
             if same and consumer is None:
-                new.intake.position = old.position
+                new.intake.position = old.intake.position
                 new.intake.clock = old.intake.clock
+            if prepare is not None:
+                prepare(new)
             new.start()
         return new
 
@@ -469,11 +469,29 @@ class Core:
             else:
                 self._replace(source, source.options, consumer)
 
-    def restart(self, cam_id: CamId) -> Source:
-        """End a source's thread and go on with a new one at the same place."""
+    def restart(self, cam_id: CamId, prepare: Callable[[Source], None] | None = None) -> Source:
+        """End a source's thread and go on with a new one at the same place, ``prepare``d before it runs."""
         with self._changing:
             source = self.find(cam_id)
-            return self._replace(source, source.options)
+            return self._replace(source, source.options, prepare=prepare)
+
+    def remember(self, cam_id: CamId, **changes: Any) -> None:
+        """Keep changes of a source's settings that need no other source.
+
+        Raises:
+            UnknownSourceError.
+        """
+        with self._changing:
+            self.check_open()
+            self.specs[str(cam_id)] = self._changed(cam_id, changes)
+
+    def _changed(self, cam_id: CamId, changes: Mapping[str, Any]) -> SourceOptions:
+        """What is said of a source, with changes; what is not said stays so."""
+        spec = self.specs.get(str(cam_id))
+        if spec is None:
+            raise self.unknown(cam_id)
+        given = {name: getattr(spec, name) for name in spec.model_fields_set}
+        return SourceOptions(**{**given, **changes, "cam_id": spec.cam_id})
 
     def delete(self, cam_id: CamId) -> None:
         """End a source and free what it holds; its books stay in the totals.
@@ -572,14 +590,3 @@ class Core:
             self._engines.close()
             for source in late:  # what it waited for, an engine's answer, has ended
                 self._join(source)
-
-
-def _together(failures: Sequence[tuple[CamId, ComuxError]]) -> ComuxError:
-    """One error for several sources: of the kind they share, else one that says whether a retry may help."""
-    kinds = {type(exc) for _, exc in failures}
-    retriable = all(exc.retriable for _, exc in failures)
-    kind = kinds.pop() if len(kinds) == 1 else ConnectError if retriable else ComuxError
-    text = "; ".join(f"source {cam_id!r}: {exc}" for cam_id, exc in failures)
-    count = "1 source" if len(failures) == 1 else f"{len(failures)} sources"
-    hint = ". Start what publishes them, or pass strict_on_fail=False" if retriable else ""
-    return kind(f"{count} cannot start. {text}{hint}")

@@ -26,6 +26,9 @@ from comux.transport import Consumer
 _log = logging.getLogger("comux.multiplexer")
 
 PLACE: Final = "queue"
+_POLL_LEAST: Final = 0.05
+_POLL_MOST: Final = 5.0
+_STALL_LEAST: Final = 2.0
 _READ_AHEAD: Final = 64
 _DOUBTFUL: Final = 1.0  # seconds behind from which the next packet is read before its age is believed
 
@@ -74,6 +77,17 @@ class Intake:
     def idle(self) -> float:
         """Seconds in which a packet could have come and none did."""
         return (time.monotonic_ns() - self.last_ns) / 1e9
+
+    def stall_after(self, seconds: float | None) -> float:
+        """Seconds without a packet after which the source is stalled; ``seconds``: what its settings say."""
+        return max(_STALL_LEAST, 4e-9 * (self.arrivals.period_ns or 0)) if seconds is None else seconds
+
+    def patience(self, seconds: float | None, quiet: bool) -> float:
+        """How long ``next`` may wait: as long again as nothing came, so that an idle source costs nothing; but, where
+        it is not known to be ``quiet``, no longer than until it counts as stalled."""
+        idle = self.idle
+        timeout = min(max(idle, _POLL_LEAST), _POLL_MOST)
+        return timeout if quiet else max(min(timeout, self.stall_after(seconds) - idle), 0.01)
 
     def open(self) -> Consumer:
         """The consumer, which must be there."""
@@ -208,6 +222,20 @@ class Intake:
                 self._account.skip("jumped", ahead)
                 self._expected_skip = ahead
                 self.position = target
+
+    def seek(self, target: int) -> None:
+        """Go on at ``target``, wherever that lies; what is passed over is counted ``jumped``.
+
+        Packets that come again are received again.
+        """
+        consumer = self.open()
+        self.drop_queue("jumped")
+        before = consumer.position() if self.position is None else self.position
+        consumer.seek(target)
+        self._expected_skip = max(0, target - before)
+        self._account.skip("jumped", self._expected_skip)
+        self.position, self._start_ahead = target, None
+        self.clock.forget()  # packets of another time come next, and nobody's clock was set
 
     def drop_queue(self, cause: str) -> None:
         """Give up what was read ahead."""

@@ -83,6 +83,7 @@ class LagRule:
         self.catching_up = False
         self._waited = False
         self._landed = True
+        self._asked = False
 
     def gave_picture(self) -> None:
         """A picture came out since the last jump: the next one is allowed."""
@@ -91,7 +92,12 @@ class LagRule:
     def forget(self) -> None:
         """Another stream begins: as new."""
         self.armed = self._landed = True
-        self.catching_up = self._waited = False
+        self.catching_up = self._waited = self._asked = False
+
+    def asked(self) -> None:
+        """Somebody chose the place, however far behind it is: no limit holds until the source has caught up."""
+        self.forget()
+        self._asked = True
 
     def decide(
         self, records: int, age: float, position: int, newest_keyframe: Callable[[], int | None]
@@ -112,9 +118,12 @@ class LagRule:
             self.armed, self.catching_up = True, False
             return Step.GO, None
         if not limits.over(records, age):
+            self._asked = False
             if limits.recovered(records, age):
                 self.armed, self.catching_up, self._waited = True, False, False
             return (Step.CATCH_UP if self.catching_up else Step.GO), None
+        if self._asked:
+            return Step.GO, None
         if self.armed or self._landed:
             target = newest_keyframe()
             if target is not None and target > position:

@@ -16,6 +16,7 @@ from comux.control import Controller, Registry, open_registry
 from comux.decoders import create_decoder
 from comux.decoders.interface import Decoder, DecoderOptions
 from comux.errors import ConfigError, EndOfStream
+from comux.multiplexer import actions
 from comux.multiplexer.assemble import Wanted
 from comux.multiplexer.batch import Batch, Item
 from comux.multiplexer.core import Core
@@ -26,6 +27,7 @@ from comux.multiplexer.legacy import (
 from comux.multiplexer.results import ResultFuture
 from comux.multiplexer.setup import Door, read_settings
 from comux.multiplexer.status import manager_status
+from comux.multiplexer.wishes import SeekTo
 from comux.options import (
     CamId,
     Mode,
@@ -334,23 +336,76 @@ class Comux(Door):
         """``delete``, by the first comux's name."""
         return self.delete(cam_id)
 
-    def pause(self, cam_id: CamId) -> dict[str, Any]:
-        """Stop fetching from a source; what waits is still delivered.
+    def pause(self, cam_id: CamId | None = None) -> dict[str, Any]:
+        """Stop fetching from a source, or (``None``) from all; what waits is still delivered.
+
+        Returns:
+            ``{"success": True, "msg": …, "sources": states by id}``.
 
         Raises:
             UnknownSourceError.
         """
-        self._open_core().find(cam_id).pause()
-        return {"success": True, "msg": f"source {cam_id!r} paused"}
+        states = actions.pause(self._open_core(), cam_id, paused=True)
+        return {"success": True, "msg": f"{_which(cam_id)} paused", "sources": states}
 
-    def resume(self, cam_id: CamId) -> dict[str, Any]:
-        """Go on; the lag rule decides from where.
+    def resume(self, cam_id: CamId | None = None) -> dict[str, Any]:
+        """Go on with a source, or with all; the lag rule decides from where.
+
+        Returns:
+            As ``pause``.
 
         Raises:
             UnknownSourceError.
         """
-        self._open_core().find(cam_id).resume()
-        return {"success": True, "msg": f"source {cam_id!r} resumed"}
+        states = actions.pause(self._open_core(), cam_id, paused=False)
+        return {"success": True, "msg": f"{_which(cam_id)} resumed", "sources": states}
+
+    def seek(self, cam_id: CamId, to: SeekTo) -> dict[str, Any]:
+        """Go on somewhere else in a source's topic. What waits is dropped, and what is passed over counted ``jumped``;
+        what comes again is received again. The lag rule holds again when the source has caught up.
+
+        Args:
+            cam_id: Of the source; one that has ended is started again.
+            to: An offset (``int``), a Unix time in seconds (``float``), ``"beginning"``, ``"end"``, or ``"keyframe"``:
+                the newest ahead that a decoder can start from.
+
+        Returns:
+            ``{"success": True, "msg": …, "position": offset}``; ``None`` where the source is not connected, and will go
+            there when it is.
+
+        Raises:
+            UnknownSourceError. ConfigError: no place. UnsupportedError: the source reads for a group.
+        """
+        position = actions.seek(self._open_core(), cam_id, to)
+        when = "when it is connected" if position is None else f"at offset {position}"
+        return {"success": True, "msg": f"source {cam_id!r} goes on {when}", "position": position}
+
+    def snapshot(self, cam_id: CamId | None = None, width: int | None = None) -> dict[str, Any]:
+        """A source's next picture, or (``None``) every source's, as a small JPEG; the loop gets it as well.
+
+        Args:
+            cam_id: Of the source.
+            width: Pixels across at most; ``None``: 640 of one source, 160 of all.
+
+        Returns:
+            ``{"success": True, "msg": …, "sources": {id: {"index", "timestamp", "shape", "dtype", "jpeg"}}}``; ``jpeg``
+            is base64. Arrays that are no pictures have ``min``, ``max``, ``mean`` instead, and of all sources those
+            that give no picture within 2 s an ``error``.
+
+        Raises:
+            UnknownSourceError. ConfigError: a wrong width. WaitTimeoutError: the one source gives no picture in time.
+        """
+        across = (640 if cam_id is not None else 160) if width is None else width
+        shown = actions.snapshot(self._open_core(), cam_id, across)
+        return {"success": True, "msg": f"{_which(cam_id)} shown", "sources": shown}
+
+    def stop(self) -> dict[str, Any]:
+        """End the loop in order: ``get_batch`` and ``read`` raise ``EndOfStream`` from now on, iteration ends. What was
+        delivered can still be sent; ``close`` ends the rest."""
+        core = self._open_core()
+        core.assembler.stop()
+        core.events.emit("manager.stop", "told to stop: the loop ends")
+        return {"success": True, "msg": "stopping"}
 
     def set_rate(self, cam_id: CamId, rate: float | None) -> dict[str, Any]:
         """Deliver at most ``rate`` frames per second of a source; ``None``: all.
@@ -448,3 +503,7 @@ class Comux(Door):
     def __repr__(self) -> str:
         life = "closed" if self._core.closed else "running" if self._core.started else "not started"
         return f"<Comux {len(self._core.specs)} sources, {life}>"
+
+
+def _which(cam_id: CamId | None) -> str:
+    return "every source" if cam_id is None else f"source {cam_id!r}"

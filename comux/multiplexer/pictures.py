@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from comux.account import Account
 from comux.decoders.interface import Identity, Picture
+from comux.multiplexer.retention import record_bytes
 from comux.records import Record
 
 StoreMode = Literal["every_frame", "freshest"]
@@ -81,6 +82,23 @@ class Entry:
     counted: bool = True
     packet: Record | None = None
     stored_ns: int = field(default_factory=time.monotonic_ns)
+
+    @classmethod
+    def of(cls, picture: Picture, array: npt.NDArray[Any] | None, packet: Record, *, counted: bool) -> Entry:
+        """A picture that came out of the decoder just now; ``array``: what it was converted to, where it was."""
+        nbytes = picture.nbytes if array is None else array.nbytes + record_bytes(picture.record)
+        kept = picture if array is None else None
+        return cls(
+            picture.record,
+            picture.identity,
+            picture.degraded,
+            picture.decoded_ns,
+            nbytes,
+            kept,
+            array,
+            counted,
+            packet,
+        )
 
 
 class PictureStore:
@@ -202,6 +220,11 @@ class PictureStore:
         """Give up the oldest picture."""
         self._forget(self._entries.popleft(), cause)
         self._room.notify()
+
+    def drop_all(self, cause: str) -> None:
+        """Give up everything that waits."""
+        while self._entries:
+            self.drop_oldest(cause)
 
     def drop_older_than(self, capture_ns: int, cause: str, captured: Callable[[Entry], int]) -> int:
         """Give up every leading picture that was ``captured`` before ``capture_ns``; returns how many."""

@@ -37,9 +37,10 @@ from comux.multiplexer.intake import Intake
 from comux.multiplexer.lag import DEFAULT_RECORDS, LagLimits, LagRule, Step
 from comux.multiplexer.pacing import PeriodMeter, RateLimiter
 from comux.multiplexer.pictures import Entry, PictureStore, StoreMode
-from comux.multiplexer.retention import Retention, record_bytes
+from comux.multiplexer.retention import Retention
 from comux.multiplexer.shared import FrameSharer
 from comux.multiplexer.states import State, Surroundings, decoder_options, is_finite, open_consumer
+from comux.multiplexer.wishes import SeekTo, Wish, Wishes, target_of
 from comux.options import CamId, Mode, SourceOptions
 from comux.records import Record
 from comux.transport import Consumer, Start
@@ -48,9 +49,6 @@ _log = logging.getLogger("comux.multiplexer")
 
 _RETRY_FIRST: Final = 0.05
 _RETRY_MOST: Final = 5.0
-_POLL_LEAST: Final = 0.05
-_POLL_MOST: Final = 5.0
-_STALL_LEAST: Final = 2.0
 
 
 class Source:
@@ -132,6 +130,7 @@ class Source:
         self._stopping = False
         self._cause = "removed"
         self._pause = options.paused if paused is None else paused
+        self.wishes = Wishes()
         self._wake = threading.Event()
 
     # -- what the manager asks -------------------------------------------------------------------------------------
@@ -189,6 +188,14 @@ class Source:
         """Whether it was told to pause."""
         return self._pause
 
+    def seek(self, to: SeekTo) -> Wish:
+        """Go on at ``to`` as soon as the thread comes to it; what waits to be delivered is dropped, ``jumped``."""
+        wish = self.wishes.seek(to)
+        with self._hub.lock:
+            self.store.drop_all("jumped")  # the thread may wait for room
+        self._nudge()
+        return wish
+
     def acknowledge(self) -> None:
         """Members of a group: acknowledge what was delivered or dropped. Outside of ``hub.lock``; any thread."""
         acks = self._acks
@@ -228,19 +235,10 @@ class Source:
         thread.join(timeout)
         return not thread.is_alive()
 
-    def lag(self) -> tuple[int, float, float]:
-        """Records behind, seconds behind, and the age of these figures in seconds."""
-        return self.intake.lag_figures()
-
     @property
     def consumer(self) -> Consumer | None:
         """What the thread reads from, while it does."""
         return self.intake.consumer
-
-    @property
-    def position(self) -> int | None:
-        """Offset after the newest packet that was read; ``None`` before the first."""
-        return self.intake.position
 
     @property
     def damage(self) -> dict[str, int]:
@@ -354,6 +352,8 @@ class Source:
 
     def _read(self) -> None:
         while not self._stopping:
+            if self.wishes.seeks:
+                self._seek()
             if self._pause:
                 self._wait_while_paused()
                 continue
@@ -389,7 +389,8 @@ class Source:
     def _next(self) -> Record | None:
         intake = self.intake
         try:
-            record = intake.next(self._poll_timeout(intake.idle))
+            quiet = self.state in (State.STALLED, State.ENDED)
+            record = intake.next(intake.patience(self.options.stall_after, quiet))
         except EndOfStream:
             self._end(final=True)
             return None
@@ -400,18 +401,6 @@ class Source:
             self._epoch_over = False
         return record
 
-    def _poll_timeout(self, idle: float) -> float:
-        """Wait as long again as nothing came, so that an idle source costs nothing, but see a stall in time."""
-        timeout = min(max(idle, _POLL_LEAST), _POLL_MOST)
-        if self.state in (State.STALLED, State.ENDED):
-            return timeout
-        return max(min(timeout, self._stall_after() - idle), 0.01)
-
-    def _stall_after(self) -> float:
-        if self.options.stall_after is not None:
-            return self.options.stall_after
-        return max(_STALL_LEAST, 4e-9 * (self.intake.arrivals.period_ns or 0))
-
     def _idle(self) -> None:
         if self._epoch_over or self._stopping or self._pause:
             return
@@ -419,7 +408,7 @@ class Source:
             self._end(final=self.finite)
             return
         idle = self.intake.idle
-        if idle < self._stall_after():
+        if idle < self.intake.stall_after(self.options.stall_after):
             return
         if self.state is not State.STALLED:
             self._set_state(State.STALLED, f"no packet for {idle:.1f} s", level=logging.WARNING)
@@ -451,10 +440,8 @@ class Source:
         if acks is not None:
             acks.flush()
         if decoder.resyncing and self.state in (State.RUNNING, State.STALLED, State.ENDED, State.RECONNECTING):
-            self._set_state(State.RESYNCING, self._resync_reason())
-
-    def _resync_reason(self) -> str:
-        return f"waiting for a clean keyframe ({self.last_trouble})" if self.last_trouble else "waiting for a keyframe"
+            why = f"a clean keyframe ({self.last_trouble})" if self.last_trouble else "a keyframe"
+            self._set_state(State.RESYNCING, f"waiting for {why}")
 
     # -- outcomes --------------------------------------------------------------------------------------------------
 
@@ -516,18 +503,9 @@ class Source:
                 return
         if self._sharer is not None and array is not None:
             self._sharer.publish(picture, array)
-        nbytes = picture.nbytes if array is None else array.nbytes + record_bytes(picture.record)
-        entry = Entry(
-            picture.record,
-            picture.identity,
-            picture.degraded,
-            picture.decoded_ns,
-            nbytes,
-            picture if array is None else None,
-            array,
-            first,
-            packet,
-        )
+        if self.wishes.pictures:
+            self.wishes.show(picture, array)
+        entry = Entry.of(picture, array, packet, counted=first)
         if first and self._acks is not None:
             self._acks.stored(packet)
         if not self.store.put(entry, "decoder"):
@@ -582,12 +560,32 @@ class Source:
             self._converting = not self._converting
             decoder.set_converting(self._converting)
 
+    def _seek(self) -> None:
+        to, wish = self.wishes.take_seek() or ("end", Wish())
+        decoder = self._decoder
+        assert decoder is not None
+        try:
+            target = target_of(to, self.intake, decoder)
+            self.intake.seek(target)
+        except ComuxError as exc:
+            wish.refuse(exc)
+            if not isinstance(exc, (UnsupportedError, ConfigError)):
+                raise
+            return
+        self._settle(decoder.reset("jumped"))
+        with self._hub.lock:
+            self.store.drop_all("jumped")
+        self._rule.asked()
+        self._epoch_over = False
+        wish.fulfil(target)
+
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
         """The thread ends: nothing is held outside the picture store any more."""
         self._close_intake()
         self.intake.drop_queue(self._cause)
+        self.wishes.end(ClosedError(f"source {self.cam_id!r} has ended ({self.reason}); nothing was done"))
         self._give_up_decoder(self._cause)
         if self._adopted is not None:
             self._adopted.close()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from comux.decoders import canonical_codec
 from comux.decoders.interface import Decoder, DecoderOptions, Picture
 from comux.decoders.pool import ArrayPool
-from comux.errors import ConfigError
+from comux.errors import ComuxError, ConfigError, ConnectError
 from comux.multiplexer.pictures import Hub, StoreMode
 from comux.options import CamId, SourceOptions
 from comux.records import Record
@@ -130,3 +130,14 @@ def open_consumer(options: SourceOptions, broker: Broker, start: Start, *, finit
         durable=options.durable,
         name=str(options.cam_id),
     )
+
+
+def together(failures: Sequence[tuple[CamId, ComuxError]]) -> ComuxError:
+    """One error for several sources: of the kind they share, else one that says whether a retry may help."""
+    kinds = {type(exc) for _, exc in failures}
+    retriable = all(exc.retriable for _, exc in failures)
+    kind = kinds.pop() if len(kinds) == 1 else ConnectError if retriable else ComuxError
+    text = "; ".join(f"source {cam_id!r}: {exc}" for cam_id, exc in failures)
+    count = "1 source" if len(failures) == 1 else f"{len(failures)} sources"
+    hint = ". Start what publishes them, or pass strict_on_fail=False" if retriable else ""
+    return kind(f"{count} cannot start. {text}{hint}")

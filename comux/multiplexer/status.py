@@ -19,7 +19,7 @@ def source_status(source: Source) -> dict[str, Any]:
     ``clock_behind``: seconds that the clock of the newest packet is behind this host's, 0 where it is this host's own;
     ``age_estimated``: whether that is an estimate, and with it the ages; ``clock_epochs``: how often it was set.
     """
-    records, seconds, figure_age = source.lag()
+    records, seconds, figure_age = source.intake.lag_figures()
     now = time.monotonic_ns()
     options, clock = source.options, source.intake.clock
     return {
@@ -42,7 +42,7 @@ def source_status(source: Source) -> dict[str, Any]:
         "age_estimated": clock.estimated,
         "clock_behind": round(clock.newest_behind_ns / 1e9, 6),
         "clock_epochs": clock.epochs,
-        "position": source.position,
+        "position": source.intake.position,
         "jumps": source.jumps,
         "restarts": source.restarts,
         "damage": source.damage,

@@ -400,7 +400,7 @@ def test_a_leap_is_not_taken_for_lag_when_the_source_is_behind(start: Any, broke
     """The lag rule looks at packets that were not read yet; one that is an hour old is read before it is believed."""
     camera = Camera(broker, "a", None)
     mux = start(["a"], max_age=20.0, paused=True)
-    wait_for(lambda: mux._core.find("a").position is not None)
+    wait_for(lambda: mux._core.find("a").intake.position is not None)
     camera.send(7)
     camera.skew_ns = -HOUR
     camera.send(7)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from comux.account import Account, AccountSnapshot, total
+from comux.account import AccountSnapshot
 from comux.decoders.interface import Decoder, DecoderOptions, Picture
 from comux.decoders.pool import ArrayPool
 from comux.errors import ClosedError, ComuxError, ConfigError, UnknownSourceError
@@ -24,6 +24,7 @@ from comux.multiplexer.assemble import Assembler
 from comux.multiplexer.emit import Emitter
 from comux.multiplexer.engines import Engines
 from comux.multiplexer.fleet import Fleet
+from comux.multiplexer.past import PastBooks
 from comux.multiplexer.pictures import Hub, StoreMode
 from comux.multiplexer.results import ResultFuture, Results
 from comux.multiplexer.settings import Settings
@@ -91,7 +92,7 @@ class Core:
         self._warming = threading.Lock()
         self._warmed: set[tuple[tuple[int, ...], np.dtype[Any]]] = set()
         self._connected: dict[str, Consumer] = {}
-        self._past: dict[str, tuple[CamId, list[Account]]] = {}
+        self._past = PastBooks()
         self._pid = os.getpid()
 
     # -- engines ---------------------------------------------------------------------------------------------------
@@ -509,7 +510,7 @@ class Core:
             if source is not None:
                 with self.hub.lock:
                     self.table = Table(tuple(other for other in self.table.sources if other is not source))
-                    self._past.setdefault(key, (source.cam_id, []))[1].append(source.account)
+                    self._past.add(source)
                 source.stop("removed")
         if source is not None:
             self._join(source)
@@ -547,10 +548,9 @@ class Core:
         """Every source's balance, deleted ones included."""
         self.check_process()
         with self.hub.lock:
-            books: dict[CamId, list[Account]] = {cam_id: list(kept) for cam_id, kept in self._past.values()}
-            for source in self.table.sources:
-                books.setdefault(source.cam_id, []).append(source.account)
-        return {cam_id: total(account.snapshot() for account in kept) for cam_id, kept in books.items()}
+            books, sources = self._past.books(), self.table.sources
+            now = [(source.cam_id, source.account.snapshot()) for source in sources]
+        return {**books, **{cam_id: books.get(cam_id, AccountSnapshot()) + mine for cam_id, mine in now}}
 
     # -- the end ---------------------------------------------------------------------------------------------------
 

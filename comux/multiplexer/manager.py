@@ -423,12 +423,14 @@ class Comux(Door):
         return self._core.events
 
     def status(self) -> dict[str, Any]:
-        """Everything as it stands, JSON-ready: per source state, reason, fps, lag, age, books; totals; results.
+        """Everything as it stands, JSON-ready: per source state, reason, fps, lag, age, books; totals; results;
+        control: topic, answers and books of commands, ``None`` without a control topic.
 
         Raises:
             ClosedError.
         """
-        return manager_status(self._open_core(), self.client_name)
+        control = None if self._controller is None else self._controller.status()
+        return {**manager_status(self._open_core(), self.client_name), "control": control}
 
     def accounts(self) -> dict[CamId, AccountSnapshot]:
         """Every source's balance, deleted ones included; also after ``close``."""

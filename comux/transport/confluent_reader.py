@@ -7,8 +7,8 @@ says who leads a partition.
 
 **Algorithm.**
 
-- *Seek*: the partition is unassigned and assigned again at the offset. librdkafka numbers assignments, so that nothing
-  fetched before comes out afterwards. Before the first ``seek`` a partition is remembered only.
+- *Seek*: the partition is unassigned, and assigned again at the offset by the next ``poll``. librdkafka numbers
+  assignments, so that nothing fetched before comes out afterwards. Before the first ``seek`` a partition is remembered.
 - *Out of range* (``auto.offset.reset=error``) is told as kafka-python's ``OffsetOutOfRangeError`` with the position;
   the partition is *stuck* until the next ``seek``, or until ``resume`` assigns it again where it stood.
 - *Made anew*: after an error said that a topic is missing, or a fetch was answered without a high-water mark (that is
@@ -91,6 +91,7 @@ class ConfluentReader:
         self._positions: dict[TopicPartition, int] = {}
         self._wanted: set[TopicPartition] = set()
         self._assigned: set[TopicPartition] = set()
+        self._beginning: dict[TopicPartition, int] = {}  # where to, at the next poll
         self._paused: set[TopicPartition] = set()
         self._stuck: set[TopicPartition] = set()
         self._raising: deque[Exception] = deque()
@@ -121,6 +122,7 @@ class ConfluentReader:
         return self._wanted
 
     def _take_away(self, partition: TopicPartition) -> None:
+        self._beginning.pop(partition, None)
         self._stuck.discard(partition)
         if partition in self._assigned:
             self._assigned.discard(partition)
@@ -129,10 +131,18 @@ class ConfluentReader:
     def seek(self, partition: TopicPartition, offset: int) -> None:
         self._take_away(partition)
         self._positions[partition] = offset
-        self._client.incremental_assign([self._there(partition, offset)])
-        self._assigned.add(partition)
-        if partition in self._paused:
-            self._client.pause([self._there(partition)])
+        self._beginning[partition] = offset
+
+    def _begin(self) -> None:
+        """Assign what is to begin, all in one go: one fetch brings something of each."""
+        beginning, self._beginning = self._beginning, {}
+        if not beginning:
+            return
+        self._client.incremental_assign([self._there(partition, offset) for partition, offset in beginning.items()])
+        self._assigned.update(beginning)
+        paused = [self._there(partition) for partition in beginning if partition in self._paused]
+        if paused:
+            self._client.pause(paused)
 
     def pause(self, *partitions: TopicPartition) -> None:
         self._paused.update(partitions)
@@ -156,6 +166,7 @@ class ConfluentReader:
     def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
         if self._raising:
             raise self._raising.popleft()
+        self._begin()
         messages, self._early = self._early, []
         first = self._client.poll(0 if messages else timeout_ms / 1000)
         if first is not None:

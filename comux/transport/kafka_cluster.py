@@ -362,6 +362,9 @@ class Cluster:
         except (kafka_errors.KafkaError, KeyError) as error:  # the right to see settings is one of its own
             _log.debug("%s: the size limit of topic %r is not known: %s", self.where, name, error)
             return 0, ""
+        except Exception:
+            self._check_open()  # it failed because of that
+            raise
         own = entry["config_source"] == "DYNAMIC_TOPIC_CONFIG"
         return int(entry["value"]), f"max.message.bytes of topic {self.full(name)!r}" if own else (
             "the broker's message.max.bytes"
@@ -428,6 +431,9 @@ class Cluster:
                 raise
             except kafka_errors.KafkaError as error:
                 raise translate(error, f"{self.where}: reading topic {name!r} at {first}", self.notes) from error
+            except Exception:
+                self._check_open()
+                raise
         return out
 
     def _open_reader(self) -> KafkaConsumer:
@@ -471,6 +477,9 @@ class Cluster:
                 )
             except kafka_errors.KafkaError as error:
                 raise translate(error, f"{self.where}: topic {SETTINGS!r}", self.notes) from error
+            except Exception:
+                self._check_open()
+                raise
             return self._settings
 
     def _apply_settings(self, partition: TopicPartition, end: int) -> None:

@@ -1,8 +1,8 @@
 """Two databases that speak MongoDB's protocol; MongoDB itself comes from no package registry.
 
 ``Mongo`` is FerretDB, whose data are SQLite files in the server's folder: what was written is there after a kill. It
-has no change streams. ``MongoStreams`` is mongo-java-server: it has them, keeps everything in memory, and a kill loses it.
-Neither asks who comes; both listen on 127.0.0.1 only.
+has no change streams. ``MongoStreams`` is mongo-java-server: it has them, keeps everything in memory, and a kill loses
+it. Neither asks who comes; both listen on 127.0.0.1 only.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ from comux.errors import (
     WaitTimeoutError,
 )
 from comux.options import SourceOptions, check_positive, check_timeout
+from comux.redaction import is_secret
 
 _RAW: Final = CodecOptions(document_class=RawBSONDocument)
 _AWAIT: Final = 0.5  #: seconds for which all streams together are asked in turn
@@ -168,7 +169,7 @@ class MongoRegistry(Registry):
             found = self._form.sources(reading)
         except ConfigError as exc:
             found = ConfigError(f"database {self._database!r} at {self._server}: {exc}")
-        except PyMongoError as exc:
+        except (PyMongoError, BSONError) as exc:
             raise self._failed(exc) from None
         self._trouble, self._read_at = None, time.time()
         return found, reading.checksum.digest()
@@ -308,7 +309,7 @@ class MongoRegistry(Registry):
             "error": None if trouble is None else trouble[1],
         }
 
-    def _failed(self, exc: PyMongoError) -> ComuxError:
+    def _failed(self, exc: Exception) -> ComuxError:
         """The error as one of comux' own, noted for ``status``."""
         error = self._translated(exc)
         if not isinstance(error, ClosedError):
@@ -321,6 +322,10 @@ class MongoRegistry(Registry):
         code = getattr(exc, "code", None)
         if isinstance(exc, InvalidOperation):
             return ClosedError(f"the registry of database {self._database!r} at {self._server} was closed meanwhile")
+        if isinstance(exc, BSONError):
+            return ConfigError(
+                f"{where}: what it sent is no document: {text}; does another server listen there?"
+            )
         if isinstance(exc, (InvalidURI, ValueError, TypeError)):
             return ConfigError(f"db_url: pymongo does not take it ({type(exc).__name__}); {_REMEDY}")
         if code in _REFUSED_CREDENTIALS or (code == _NO_COMMAND and "sasl" in text.lower()):
@@ -452,8 +457,12 @@ def _read_url(url: object) -> tuple[str, Sequence[str]]:
     found = _URL.fullmatch(url)
     if found is None:
         raise ConfigError(f"db_url is no URL of a MongoDB server; {_REMEDY}")
-    password = (found["user"] or "").partition(":")[2]
-    return found["hosts"], sorted({password, unquote_plus(password)} - {""}, key=len, reverse=True)
+    secrets = {(found["user"] or "").partition(":")[2]}
+    for name, _, value in (pair.partition("=") for pair in url.partition("?")[2].split("&")):
+        if is_secret(name) or name.lower() == "authmechanismproperties":
+            secrets.add(value)
+    secrets |= set(map(unquote_plus, secrets))
+    return found["hosts"], sorted(secrets - {""}, key=len, reverse=True)
 
 
 def _seconds(value: object, what: str) -> float:

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from comux.account import AccountSnapshot
 from comux.control import Controller, Registry, open_registry
@@ -21,6 +21,7 @@ from comux.multiplexer.assemble import Wanted
 from comux.multiplexer.batch import Batch, Item
 from comux.multiplexer.core import Core
 from comux.multiplexer.legacy import (
+    database,
     positional,
     source_words,
 )
@@ -42,6 +43,9 @@ from comux.options import (
 )
 from comux.telemetry import EventLog
 
+if TYPE_CHECKING:
+    from comux.control import MongoRegistry
+
 _MODES = ("auto", "every_frame", "freshest")
 
 
@@ -59,7 +63,9 @@ class Comux(Door):
     Args:
         cam_ids: Ids (or complete settings) of the sources, a ``Registry``, or the path of a YAML registry.
         legacy: The first comux's positional forms: ``(consume_schema, produce_schema, log_level)`` or
-            ``(bootstrap_servers, control_topic, control_bootstrap_servers, acts)``.
+            ``(bootstrap_servers, control_topic, control_bootstrap_servers, acts)``, or with the client's name in the
+            place of ``cam_ids`` ``(db_url, db_database, db_collections, consume_schema, produce_schema, log_level)``.
+        db_url, db_database, db_collections: Sources from MongoDB, see ``comux.control.MongoRegistry``.
         address: Engine of the packets.
         produce_address: Engine of the results; ``None``: where the packets are.
         consume_schema, produce_schema: Topics of a source; ``:cam_id`` stands for its id.
@@ -87,6 +93,7 @@ class Comux(Door):
 
     def __init__(self, cam_ids: Any = None, *legacy: Any, **options: Any) -> None:
         words = positional(legacy, options)
+        registry = database(cam_ids, words)
         level = level_of(words.pop("log_level", None))
         control = {name: words.pop(name, None) for name in ("control_topic", "control_address", "acts")}
         self.client_name: str = words.pop("client_name", "comux")
@@ -101,7 +108,9 @@ class Comux(Door):
         self._pid = os.getpid()
         self._controller: Controller | None = None
         self._ended = False
-        if cam_ids is not None or shared["share"] is None:
+        if registry is not None:
+            self._define_from(registry)
+        elif cam_ids is not None or shared["share"] is None:
             self._define(cam_ids)
         if shared["share"] is not None:
             self.setup_consumers(**shared)
@@ -122,6 +131,18 @@ class Comux(Door):
             raise ConfigError("cam_ids is missing: give a list of ids, a Registry, or the path of a YAML file")
         else:
             registry = open_registry(cam_ids)
+        self._take(registry)
+
+    def _define_from(self, registry: MongoRegistry) -> None:
+        """Sources of a registry that is ours, and ends with us."""
+        self._core.at_close.append(registry.close)
+        try:
+            self._take(registry)
+        except BaseException:
+            registry.close()
+            raise
+
+    def _take(self, registry: Registry) -> None:
         self._core.specs = {str(spec.cam_id): spec for spec in registry.fetch()}
         for spec in self._core.specs.values():
             self._core.resolve(spec)

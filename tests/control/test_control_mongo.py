@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 from bson import Int64, ObjectId
-from pymongo.errors import AutoReconnect, ExecutionTimeout, OperationFailure, ServerSelectionTimeoutError
+from bson.errors import InvalidBSON
+from pymongo.errors import (
+    AutoReconnect,
+    ConfigurationError,
+    ExecutionTimeout,
+    OperationFailure,
+    ServerSelectionTimeoutError,
+)
 
 from comux.control import MongoConnect, MongoRegistry
 from comux.control.mongo_documents import form_of
@@ -207,10 +214,13 @@ def test_wrong_arguments(options: dict[str, Any]) -> None:
         (AutoReconnect("SSL handshake failed: db:1: CERTIFICATE_VERIFY_FAILED"), TlsError, "tlsCAFile="),
         (ExecutionTimeout("too slow", 50), WaitTimeoutError, "did not answer within 5 s"),
         (OperationFailure("odd gehe%2Fim", 99), ConnectError, "OperationFailure (code 99): odd ***"),
+        (ConfigurationError("no file for SERVICE_NAME:gehe-key"), ConfigError, "no file for ***; correct db_url"),
+        (InvalidBSON("bad length"), ConfigError, "what it sent is no document: bad length"),
     ],
 )
 def test_errors_are_told_apart_and_show_no_password(error: Exception, kind: type[Exception], words: str) -> None:
-    with MongoRegistry("persons", db_url=f"mongodb://bob:{PASSWORD}@db:1/lab", db_database="lab") as registry:
+    url = f"mongodb://bob:{PASSWORD}@db:1/lab?authMechanismProperties=SERVICE_NAME:gehe-key"
+    with MongoRegistry("persons", db_url=url, db_database="lab") as registry:
         told = registry._translated(error)
         assert type(told) is kind
         assert words in str(told)

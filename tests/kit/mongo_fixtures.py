@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bson import ObjectId
 from pymongo import MongoClient
 from service_fixtures import _STATE, Services
 
@@ -60,6 +61,20 @@ class OwnMongoServer(MongoServer):
     def start(self) -> None:
         """Start it again on its port; returns when it answers."""
         self._services.do("start", self.name)
+
+
+def put_four(server: MongoServer) -> dict[str, Any]:
+    """The first comux's collections: persons on cameras gate and 7, cars on camera 8; gives some of the ids."""
+    model, other, plan, binding = ObjectId(), ObjectId(), ObjectId(), ObjectId()
+    server.put("Model", {"_id": model, "category": "persons"}, {"_id": other, "category": "cars"})
+    server.put("Model_Camera", {"_id": binding, "model_id": model, "camera_id": "gate"})
+    server.put("Model_Camera", {"_id": 12, "model_id": model, "camera_id": 7})
+    server.put("Model_Camera", {"_id": 13, "model_id": other, "camera_id": 8})
+    server.put("Schedule", {"_id": plan, "model_camera_id": binding}, {"_id": 2, "model_camera_id": 12})
+    server.put("Schedule", {"_id": 3, "model_camera_id": 13})
+    server.put("Running_Schedule", {"_id": 1, "schedule_id": plan}, {"_id": 2, "schedule_id": 2})
+    server.put("Running_Schedule", {"_id": 3, "schedule_id": 3})
+    return {"plan": plan, "binding": binding}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from comux.control.client import send_command
 from comux.control.commands import Command, CommandLimits, make_command, parse_command
 from comux.control.controller import Controller, current_command
+from comux.control.desired import Change, Watcher, difference
 from comux.control.interface import Act, Target
 from comux.control.legacy import Control
 from comux.control.registry import ListRegistry, Registry, YamlRegistry, open_registry
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Act",
+    "Change",
     "Command",
     "CommandLimits",
     "Control",
@@ -31,8 +33,10 @@ __all__ = [
     "MongoRegistry",
     "Registry",
     "Target",
+    "Watcher",
     "YamlRegistry",
     "current_command",
+    "difference",
     "make_command",
     "open_registry",
     "parse_command",

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -114,7 +113,6 @@ class MongoRegistry(Registry):
         except (PyMongoError, ValueError, TypeError) as exc:
             raise self._translated(exc) from None
         self._pid = os.getpid()
-        self._closing = threading.Event()
         self._seen: bytes | None = None  # checksum of what the last fetch read
         self._streams: list[CollectionChangeStream[Any]] | None = None  # None: not looked yet; empty: there are none
         self._next_look = 0.0
@@ -323,9 +321,7 @@ class MongoRegistry(Registry):
         if isinstance(exc, InvalidOperation):
             return ClosedError(f"the registry of database {self._database!r} at {self._server} was closed meanwhile")
         if isinstance(exc, BSONError):
-            return ConfigError(
-                f"{where}: what it sent is no document: {text}; does another server listen there?"
-            )
+            return ConfigError(f"{where}: what it sent is no document: {text}; does another server listen there?")
         if isinstance(exc, (InvalidURI, ValueError, TypeError)):
             return ConfigError(f"db_url: pymongo does not take it ({type(exc).__name__}); {_REMEDY}")
         if code in _REFUSED_CREDENTIALS or (code == _NO_COMMAND and "sasl" in text.lower()):

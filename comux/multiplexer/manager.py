@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from comux.account import AccountSnapshot
-from comux.control import Controller, Registry, open_registry
+from comux.control import Controller, Registry, Watcher, open_registry
 from comux.decoders import create_decoder
 from comux.decoders.interface import Decoder, DecoderOptions
 from comux.errors import ConfigError, EndOfStream
@@ -26,7 +26,7 @@ from comux.multiplexer.legacy import (
     source_words,
 )
 from comux.multiplexer.results import ResultFuture
-from comux.multiplexer.setup import Door, read_settings
+from comux.multiplexer.setup import Door, flag, read_settings
 from comux.multiplexer.status import manager_status
 from comux.multiplexer.wishes import SeekTo
 from comux.options import (
@@ -66,6 +66,7 @@ class Comux(Door):
             ``(bootstrap_servers, control_topic, control_bootstrap_servers, acts)``, or with the client's name in the
             place of ``cam_ids`` ``(db_url, db_database, db_collections, consume_schema, produce_schema, log_level)``.
         db_url, db_database, db_collections: Sources from MongoDB, see ``comux.control.MongoRegistry``.
+        watch_registry: Carry out what the registry states as it changes, from the start on; it ends with us then.
         address: Engine of the packets.
         produce_address: Engine of the results; ``None``: where the packets are.
         consume_schema, produce_schema: Topics of a source; ``:cam_id`` stands for its id.
@@ -93,6 +94,7 @@ class Comux(Door):
 
     def __init__(self, cam_ids: Any = None, *legacy: Any, **options: Any) -> None:
         words = positional(legacy, options)
+        watch = flag(words.pop("watch_registry", False), "watch_registry")
         registry = database(cam_ids, words)
         level = level_of(words.pop("log_level", None))
         control = {name: words.pop(name, None) for name in ("control_topic", "control_address", "acts")}
@@ -107,11 +109,12 @@ class Comux(Door):
         self._core = core = Core(settings, decoder, **results)
         self._pid = os.getpid()
         self._controller: Controller | None = None
+        self._watcher: Watcher | None = None
         self._ended = False
         if registry is not None:
-            self._define_from(registry)
+            self._define_from(registry, watch)
         elif cam_ids is not None or shared["share"] is None:
-            self._define(cam_ids)
+            self._define(cam_ids, watch)
         if shared["share"] is not None:
             self.setup_consumers(**shared)
         self._end = weakref.finalize(self, core.close)
@@ -122,7 +125,7 @@ class Comux(Door):
         elif control["acts"] is not None:
             raise ConfigError("acts without control_topic: name the topic on which commands come")
 
-    def _define(self, cam_ids: Any) -> None:
+    def _define(self, cam_ids: Any, watch: bool) -> None:
         if isinstance(cam_ids, (str, Path)) and str(cam_ids).lower().endswith((".yaml", ".yml")):
             registry = open_registry(cam_ids)
         elif isinstance(cam_ids, Registry):
@@ -131,21 +134,33 @@ class Comux(Door):
             raise ConfigError("cam_ids is missing: give a list of ids, a Registry, or the path of a YAML file")
         else:
             registry = open_registry(cam_ids)
-        self._take(registry)
+        self._take(registry, watch)
 
-    def _define_from(self, registry: MongoRegistry) -> None:
+    def _define_from(self, registry: MongoRegistry, watch: bool) -> None:
         """Sources of a registry that is ours, and ends with us."""
         self._core.at_close.append(registry.close)
         try:
-            self._take(registry)
+            self._take(registry, watch)
         except BaseException:
             registry.close()
             raise
 
-    def _take(self, registry: Registry) -> None:
-        self._core.specs = {str(spec.cam_id): spec for spec in registry.fetch()}
-        for spec in self._core.specs.values():
-            self._core.resolve(spec)
+    def _take(self, registry: Registry, watch: bool) -> None:
+        core = self._core
+        if watch and type(registry).wait_for_change is Registry.wait_for_change:
+            raise ConfigError(f"watch_registry: a {type(registry).__name__} does not know when it changes")
+        core.specs = {str(spec.cam_id): spec for spec in registry.fetch()}
+        for spec in core.specs.values():
+            core.resolve(spec)
+        if watch:
+            self._watcher = Watcher(
+                registry,
+                lambda change: actions.carry_out(core, change),
+                events=core.events,
+                stated=core.specs.values(),
+                defaults=lambda: core.settings.defaults,
+            )
+            core.at_close.append(self._watcher.close)
 
     # -- taking ----------------------------------------------------------------------------------------------------
 
@@ -444,12 +459,14 @@ class Comux(Door):
         return self._core.events
 
     def status(self) -> dict[str, Any]:
-        """Everything as it stands, JSON-ready: per source state, reason, fps, lag, age, books; totals; results.
+        """Everything as it stands, JSON-ready: per source state, reason, fps, lag, age, books; totals; results;
+        ``registry``: where it is watched, since when it is unreachable and why, see ``Watcher.status``.
 
         Raises:
             ClosedError.
         """
-        return manager_status(self._open_core(), self.client_name)
+        found = manager_status(self._open_core(), self.client_name)
+        return {**found, "registry": None if self._watcher is None else self._watcher.status()}
 
     def accounts(self) -> dict[CamId, AccountSnapshot]:
         """Every source's balance, deleted ones included; also after ``close``."""
@@ -491,9 +508,13 @@ class Comux(Door):
             ComuxError: one error that names every source that cannot start; nothing was started.
         """
         core = self._open_core()
+        if self._watcher is not None and core.fleet is not None:
+            raise ConfigError("watch_registry with share: the group says which cameras are ours; leave one of them")
         core.start()
         if self._controller is not None:
             self._controller.start()
+        if self._watcher is not None:
+            self._watcher.start()
 
     def _running_core(self) -> Core:
         core = self._open_core()

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from feed_threads import FeedThread
-from mongo_fixtures import MongoServer, put_four
+from mongo_fixtures import MongoServer, OwnMongoServer, put_four
+from service_fixtures import until
 
 import comux
-from comux import Comux
+from comux import Comux, MongoRegistry
 from comux.errors import ConfigError
 
 LONG = 30.0
@@ -113,3 +114,67 @@ def test_what_is_wrong_is_one_error_before_anything_starts(mongo: MongoServer) -
         Comux("dogs", db_url=mongo.url, db_database=mongo.database)
     with pytest.raises(ConfigError, match="client_name is given twice: 'persons' and 'other'"):
         Comux("persons", db_url=mongo.url, db_database=mongo.database, client_name="other")
+
+
+def test_what_the_database_states_is_carried_out_while_the_loop_runs(mongo: MongoServer, cameras: Cameras) -> None:
+    cameras.run("a", "b")
+    mongo.put("cameras", {"_id": "a"})
+    with watched(mongo, cameras) as running:
+        pictures(running, "a")
+        mongo.put("cameras", {"_id": "b", "W": 32, "H": 24})
+        until(lambda: running.cam_ids == ("a", "b"), "b is created")
+        assert running.read("b", timeout=LONG).array.shape == (24, 32, 3)
+        mongo["cameras"].update_one({"_id": "b"}, {"$set": {"W": 16, "H": 12}})
+        until(lambda: shape(running, "b") == (12, 16, 3), "b is smaller")
+        mongo["cameras"].update_one({"_id": "b"}, {"$unset": {"W": 1, "H": 1}})
+        until(lambda: shape(running, "b") == (48, 64, 3), "b is as it comes")
+        mongo["cameras"].update_one({"_id": "b"}, {"$set": {"rate": "fast"}})
+        until(lambda: "rate='fast'" in str(running.status()["registry"]["error"]), "what is wrong is told")
+        assert running.cam_ids == ("a", "b")
+        mongo["cameras"].delete_one({"_id": "b"})
+        until(lambda: running.cam_ids == ("a",), "b is deleted")
+        until(lambda: running.status()["registry"]["error"] is None, "all is well")
+        pictures(running, "a")
+
+
+def test_the_database_is_killed_under_a_running_loop_and_comes_back(
+    own_mongo: OwnMongoServer, cameras: Cameras
+) -> None:
+    cameras.run("a", "b")
+    own_mongo.put("cameras", {"_id": "a"})
+    with watched(own_mongo, cameras) as running:
+        pictures(running, "a")
+        own_mongo.kill()
+        until(lambda: running.status()["registry"]["unreachable_since"], "it is told")
+        assert "cannot be reached" in running.status()["registry"]["error"]
+        assert len(running.events.recent("registry.lost")) == 1
+        for _ in range(20):  # they go on
+            pictures(running, "a")
+        own_mongo.start()
+        stated = [{"_id": "b"}] if own_mongo.keeps_data else [{"_id": "a"}, {"_id": "b"}]
+        own_mongo.put("cameras", *stated)
+        until(lambda: running.cam_ids == ("a", "b"), "what was stated meanwhile is carried out", timeout=60.0)
+        until(lambda: running.status()["registry"]["unreachable_since"] is None, "it is well")
+        assert running.events.recent("registry.back")
+        assert not running.events.recent("source.deleted")
+        pictures(running, "a", "b")
+
+
+def shape(running: Comux, cam_id: str) -> tuple[int, ...] | None:
+    """Of the next picture; ``None`` where the source was being changed just then."""
+    array = running.read(cam_id, timeout=LONG).array
+    return None if array is None else array.shape
+
+
+def watched(server: MongoServer, cameras: Cameras) -> Comux:
+    registry = MongoRegistry(
+        db_url=server.url, db_database=server.database, db_collections="cameras", poll_period=0.1, timeout=2.0
+    )
+    return Comux(registry, address=cameras.address, watch_registry=True)
+
+
+def test_a_registry_that_knows_of_no_change_cannot_be_watched() -> None:
+    with pytest.raises(ConfigError, match="a ListRegistry does not know when it changes"):
+        Comux(["a"], watch_registry=True)
+    with pytest.raises(ConfigError, match="watch_registry"):
+        Comux(["a"], watch_registry="yes")

@@ -37,8 +37,8 @@ test: test-here test-services test-others  ## every test, on every interpreter f
 test-here: dev
 	@cd tests && COMUX_TEST_INSTALLED=1 ../$(VENV)/bin/pytest $(PYTEST) -m "not torture and not services" $(ARGS)
 
-test-services: dev  ## the tests that need real servers: Java 17 and Maven, else they say that they were skipped
-	@$(RUN) scripts/services fetch kafka || [ $$? = 3 ]
+test-services: dev  ## the tests that need real servers: Java 17, Maven, Go, else they say that they were skipped
+	@for server in kafka mongo mongo-streams; do $(RUN) scripts/services fetch $$server || [ $$? = 3 ] || exit 1; done
 	@cd tests && COMUX_TEST_INSTALLED=1 ../$(VENV)/bin/pytest $(PYTEST) -m "services and not torture" $(ARGS)
 
 test-others:
@@ -48,7 +48,7 @@ test-others:
 	        COMUX_TEST_INSTALLED=1 ../$(VENV)-$$v/bin/pytest $(PYTEST) -m "core and not torture and not services") </dev/null || exit 1; \
 	done
 
-services-up: setup  ## a Kafka broker on this machine, until make services-down; three: make services-up SERVER=kafka3
+services-up: setup  ## a Kafka broker on this machine, until make services-down; SERVER=kafka3, mongo, mongo-streams: others
 	@$(RUN) scripts/services up $(SERVER)
 
 services-down:

@@ -12,6 +12,8 @@ from comux._version import __version__
 
 if TYPE_CHECKING:
     from comux.control import Control as Control
+    from comux.control import MongoConnect as MongoConnect
+    from comux.control import MongoRegistry as MongoRegistry
     from comux.lifecycle import terminate as terminate
     from comux.lifecycle import write_pid_file as write_pid_file
     from comux.multiplexer import Batch as Batch
@@ -29,6 +31,8 @@ _DOORS = {
     "Item": "comux.multiplexer",
     "decode_headers": "comux.multiplexer",
     "Control": "comux.control",
+    "MongoConnect": "comux.control",
+    "MongoRegistry": "comux.control",
     "connect": "comux.transport",
     "Broker": "comux.transport",
     "TopicSpec": "comux.transport",

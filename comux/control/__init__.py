@@ -7,26 +7,47 @@ registries that say which sources there are. May import: ``transport``, ``option
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from comux.control.client import send_command
 from comux.control.commands import Command, CommandLimits, make_command, parse_command
 from comux.control.controller import Controller, current_command
+from comux.control.desired import Change, Watcher, difference
 from comux.control.interface import Act, Target
 from comux.control.legacy import Control
 from comux.control.registry import ListRegistry, Registry, YamlRegistry, open_registry
 
+if TYPE_CHECKING:
+    from comux.control.mongo import MongoConnect as MongoConnect
+    from comux.control.mongo import MongoRegistry as MongoRegistry
+
 __all__ = [
     "Act",
+    "Change",
     "Command",
     "CommandLimits",
     "Control",
     "Controller",
     "ListRegistry",
+    "MongoConnect",
+    "MongoRegistry",
     "Registry",
     "Target",
+    "Watcher",
     "YamlRegistry",
     "current_command",
+    "difference",
     "make_command",
     "open_registry",
     "parse_command",
     "send_command",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The registries in MongoDB, on first use: pymongo costs a tenth of a second, and most programs have none."""
+    if name in ("MongoConnect", "MongoRegistry"):
+        from comux.control import mongo
+
+        return getattr(mongo, name)
+    raise AttributeError(f"module 'comux.control' has no attribute {name!r}")

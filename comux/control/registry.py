@@ -15,6 +15,7 @@ of it is used. Only plain YAML is read (``safe_load``'s types; no tags that cons
 from __future__ import annotations
 
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -33,6 +34,13 @@ _KEYS: Final = ("cameras",)
 class Registry(ABC):
     """Knows which sources there shall be."""
 
+    _closing: threading.Event
+
+    def __new__(cls, *_args: Any, **_options: Any) -> Registry:
+        registry = super().__new__(cls)
+        registry._closing = threading.Event()  # here, for a user's registry need not call our __init__
+        return registry
+
     @abstractmethod
     def fetch(self) -> tuple[SourceOptions, ...]:
         """The sources as they are stated now, in order, checked.
@@ -44,6 +52,25 @@ class Registry(ABC):
     def ret_cam_ids(self) -> tuple[CamId, ...]:
         """Their ids."""
         return tuple(source.cam_id for source in self.fetch())
+
+    def wait_for_change(self, timeout: float | None = None) -> bool:
+        """Wait until something may have changed since the last ``fetch``; a registry that cannot know only waits.
+
+        Args:
+            timeout: Seconds; ``None`` waits until ``close``.
+
+        Returns:
+            ``True``: fetch again. ``False``: timed out, or closed meanwhile.
+
+        Raises:
+            ComuxError: it cannot be reached.
+        """
+        self._closing.wait(timeout)
+        return False
+
+    def close(self) -> None:
+        """End waiting calls, also another thread's, and what the registry holds. Idempotent."""
+        self._closing.set()
 
 
 class ListRegistry(Registry):

@@ -6,15 +6,30 @@ import math
 import time
 from typing import Any, Final
 
+from comux.control import Change
 from comux.errors import ComuxError, ConfigError, UnsupportedError, WaitTimeoutError
 from comux.multiplexer.core import Core
 from comux.multiplexer.source import Source
 from comux.multiplexer.wishes import SeekTo, Wish, as_shown
-from comux.options import CamId, check_positive
+from comux.options import CamId, SourceOptions, check_positive
 
 _WORDS: Final = ("beginning", "end", "keyframe")
 ANSWER: Final = 1.0  #: seconds that a seek waits for its source
 PICTURE: Final = 2.0  #: seconds that a snapshot waits for a picture
+
+
+def carry_out(core: Core, change: Change) -> None:
+    """Do what a registry's change says.
+
+    Raises:
+        ComuxError: as ``Core``'s methods.
+    """
+    if isinstance(change.value, SourceOptions):
+        core.create(change.value)
+    elif change.value is not None:
+        core.update(change.cam_id, change.value)
+    else:
+        core.delete(change.cam_id)
 
 
 def pause(core: Core, cam_id: CamId | None, *, paused: bool) -> dict[str, str]:

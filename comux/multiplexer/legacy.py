@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from comux.errors import ConfigError
 from comux.multiplexer.core import Core
 from comux.options import CAM_ID_MARK, CamId, SourceOptions, deprecated, replace_flag
 from comux.transport import Consumer
 
+if TYPE_CHECKING:
+    from comux.control import MongoRegistry
+
 MONGO_WORDS: Final = ("db_url", "db_database", "db_collections")
+_MONGO_SCHEMES: Final = ("mongodb://", "mongodb+srv://")
 _SOURCE_WORDS: Final = {"de_codec": "codec"}
 
 
@@ -39,13 +43,11 @@ def positional(args: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, An
         ConfigError: a form that this version does not have, or too many arguments.
     """
     out = dict(keywords)
-    for word in MONGO_WORDS:
-        if word in out:
-            raise ConfigError(
-                f"{word}=: camera ids from MongoDB are not in this version; pass the ids, or a YAML registry, first"
-            )
     names: tuple[str, ...]
-    if args and not _is_address(args[0]):
+    if args and isinstance(args[0], str) and args[0].startswith(_MONGO_SCHEMES):
+        maxlen = ("maxlen",) if _is_count(args[3:4]) else ()
+        names = (*MONGO_WORDS, *maxlen, "consume_schema", "produce_schema", "log_level")
+    elif args and not _is_address(args[0]):
         names = ("consume_schema", "produce_schema", "log_level")
     else:
         names = ("bootstrap_servers", "control_topic", "control_bootstrap_servers", "acts")
@@ -58,6 +60,39 @@ def positional(args: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, An
             raise ConfigError(f"{name} is given twice")
         out[name] = value
     return _reference_form(out)
+
+
+def database(cam_ids: Any, words: dict[str, Any]) -> MongoRegistry | None:
+    """The registry that ``db_url``, ``db_database`` and ``db_collections`` name; they are taken out of ``words``.
+
+    Args:
+        cam_ids: What stands in their place: the client's name, or nothing where ``client_name`` is given by name.
+        words: Keywords of ours.
+
+    Returns:
+        ``None`` where the words name no database.
+
+    Raises:
+        ConfigError: they are not complete, or wrong.
+    """
+    given = {word: words.pop(word) for word in MONGO_WORDS if word in words}
+    if not given:
+        return None
+    if missing := [word for word in ("db_url", "db_database") if given.get(word) is None]:
+        raise ConfigError(f"{missing[0]} is missing: cameras from MongoDB need db_url= and db_database=")
+    if cam_ids is not None and not isinstance(cam_ids, str):
+        raise ConfigError(
+            f"cam_ids of type {type(cam_ids).__name__} and db_url=: give the client's name as text, or no db_url"
+        )
+    if cam_ids is not None and words.setdefault("client_name", cam_ids) != cam_ids:
+        raise ConfigError(f"client_name is given twice: {cam_ids!r} and {words['client_name']!r}")
+    from comux.control import MongoRegistry  # most programs have no database
+
+    return MongoRegistry(words.get("client_name"), **given)
+
+
+def _is_count(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, int) and not isinstance(value, bool) for value in values)
 
 
 def _is_address(value: object) -> bool:
@@ -197,6 +232,7 @@ __all__ = [
     "SourceConsumer",
     "Threads",
     "address_of",
+    "database",
     "positional",
     "replace_flag",
     "source_words",

@@ -9,10 +9,10 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from comux.account import AccountSnapshot
-from comux.control import Controller, Registry, open_registry
+from comux.control import Controller, Registry, Watcher, open_registry
 from comux.decoders import create_decoder
 from comux.decoders.interface import Decoder, DecoderOptions
 from comux.errors import ConfigError, EndOfStream
@@ -21,11 +21,12 @@ from comux.multiplexer.assemble import Wanted
 from comux.multiplexer.batch import Batch, Item
 from comux.multiplexer.core import Core
 from comux.multiplexer.legacy import (
+    database,
     positional,
     source_words,
 )
 from comux.multiplexer.results import ResultFuture
-from comux.multiplexer.setup import Door, read_settings
+from comux.multiplexer.setup import Door, flag, read_settings
 from comux.multiplexer.status import manager_status
 from comux.multiplexer.wishes import SeekTo
 from comux.options import (
@@ -41,6 +42,9 @@ from comux.options import (
     log_level as level_of,
 )
 from comux.telemetry import EventLog
+
+if TYPE_CHECKING:
+    from comux.control import MongoRegistry
 
 _MODES = ("auto", "every_frame", "freshest")
 
@@ -59,7 +63,10 @@ class Comux(Door):
     Args:
         cam_ids: Ids (or complete settings) of the sources, a ``Registry``, or the path of a YAML registry.
         legacy: The first comux's positional forms: ``(consume_schema, produce_schema, log_level)`` or
-            ``(bootstrap_servers, control_topic, control_bootstrap_servers, acts)``.
+            ``(bootstrap_servers, control_topic, control_bootstrap_servers, acts)``, or with the client's name in the
+            place of ``cam_ids`` ``(db_url, db_database, db_collections, consume_schema, produce_schema, log_level)``.
+        db_url, db_database, db_collections: Sources from MongoDB, see ``comux.control.MongoRegistry``.
+        watch_registry: Carry out what the registry states as it changes, from the start on; it ends with us then.
         address: Engine of the packets.
         produce_address: Engine of the results; ``None``: where the packets are.
         consume_schema, produce_schema: Topics of a source; ``:cam_id`` stands for its id.
@@ -87,6 +94,8 @@ class Comux(Door):
 
     def __init__(self, cam_ids: Any = None, *legacy: Any, **options: Any) -> None:
         words = positional(legacy, options)
+        watch = flag(words.pop("watch_registry", False), "watch_registry")
+        registry = database(cam_ids, words)
         level = level_of(words.pop("log_level", None))
         control = {name: words.pop(name, None) for name in ("control_topic", "control_address", "acts")}
         self.client_name: str = words.pop("client_name", "comux")
@@ -100,9 +109,12 @@ class Comux(Door):
         self._core = core = Core(settings, decoder, **results)
         self._pid = os.getpid()
         self._controller: Controller | None = None
+        self._watcher: Watcher | None = None
         self._ended = False
-        if cam_ids is not None or shared["share"] is None:
-            self._define(cam_ids)
+        if registry is not None:
+            self._define_from(registry, watch)
+        elif cam_ids is not None or shared["share"] is None:
+            self._define(cam_ids, watch)
         if shared["share"] is not None:
             self.setup_consumers(**shared)
         self._end = weakref.finalize(self, core.close)
@@ -113,7 +125,7 @@ class Comux(Door):
         elif control["acts"] is not None:
             raise ConfigError("acts without control_topic: name the topic on which commands come")
 
-    def _define(self, cam_ids: Any) -> None:
+    def _define(self, cam_ids: Any, watch: bool) -> None:
         if isinstance(cam_ids, (str, Path)) and str(cam_ids).lower().endswith((".yaml", ".yml")):
             registry = open_registry(cam_ids)
         elif isinstance(cam_ids, Registry):
@@ -122,9 +134,33 @@ class Comux(Door):
             raise ConfigError("cam_ids is missing: give a list of ids, a Registry, or the path of a YAML file")
         else:
             registry = open_registry(cam_ids)
-        self._core.specs = {str(spec.cam_id): spec for spec in registry.fetch()}
-        for spec in self._core.specs.values():
-            self._core.resolve(spec)
+        self._take(registry, watch)
+
+    def _define_from(self, registry: MongoRegistry, watch: bool) -> None:
+        """Sources of a registry that is ours, and ends with us."""
+        self._core.at_close.append(registry.close)
+        try:
+            self._take(registry, watch)
+        except BaseException:
+            registry.close()
+            raise
+
+    def _take(self, registry: Registry, watch: bool) -> None:
+        core = self._core
+        if watch and type(registry).wait_for_change is Registry.wait_for_change:
+            raise ConfigError(f"watch_registry: a {type(registry).__name__} does not know when it changes")
+        core.specs = {str(spec.cam_id): spec for spec in registry.fetch()}
+        for spec in core.specs.values():
+            core.resolve(spec)
+        if watch:
+            self._watcher = Watcher(
+                registry,
+                lambda change: actions.carry_out(core, change),
+                events=core.events,
+                stated=core.specs.values(),
+                defaults=lambda: core.settings.defaults,
+            )
+            core.at_close.append(self._watcher.close)
 
     # -- taking ----------------------------------------------------------------------------------------------------
 
@@ -424,13 +460,15 @@ class Comux(Door):
 
     def status(self) -> dict[str, Any]:
         """Everything as it stands, JSON-ready: per source state, reason, fps, lag, age, books; totals; results;
-        control: topic, answers and books of commands, ``None`` without a control topic.
+        control: topic, answers and books of commands, ``None`` without a control topic; ``registry``: where it is
+        watched, since when it is unreachable and why, see ``Watcher.status``.
 
         Raises:
             ClosedError.
         """
+        found = manager_status(self._open_core(), self.client_name)
         control = None if self._controller is None else self._controller.status()
-        return {**manager_status(self._open_core(), self.client_name), "control": control}
+        return {**found, "control": control, "registry": None if self._watcher is None else self._watcher.status()}
 
     def accounts(self) -> dict[CamId, AccountSnapshot]:
         """Every source's balance, deleted ones included; also after ``close``."""
@@ -472,9 +510,13 @@ class Comux(Door):
             ComuxError: one error that names every source that cannot start; nothing was started.
         """
         core = self._open_core()
+        if self._watcher is not None and core.fleet is not None:
+            raise ConfigError("watch_registry with share: the group says which cameras are ours; leave one of them")
         core.start()
         if self._controller is not None:
             self._controller.start()
+        if self._watcher is not None:
+            self._watcher.start()
 
     def _running_core(self) -> Core:
         core = self._open_core()

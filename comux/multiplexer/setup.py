@@ -128,12 +128,12 @@ class Door:
         if bootstrap_servers is not None:
             core.settings.address = address_of(bootstrap_servers, "bootstrap_servers")
         if strict_on_fail is not None:
-            core.settings.strict = _flag(strict_on_fail, "strict_on_fail")
+            core.settings.strict = flag(strict_on_fail, "strict_on_fail")
         self._set_defaults(changes)
         if share is not None:
             if topics is not None:
                 core.specs = {}
-            kept = durable is not None and _flag(durable, "durable")
+            kept = durable is not None and flag(durable, "durable")
             core.share(check_topic_name(share, "share"), topics, durable=kept)
         elif not core.started:
             for cam_id in self.cam_ids:
@@ -250,7 +250,7 @@ class Door:
         if bootstrap_servers is not None:
             core.settings.produce_address = address_of(bootstrap_servers, "bootstrap_servers")
         if strict_on_fail is not None:
-            core.settings.strict = _flag(strict_on_fail, "strict_on_fail") and core.settings.strict
+            core.settings.strict = flag(strict_on_fail, "strict_on_fail") and core.settings.strict
         core.settings.produce_options.update(client_options)
         core.settings.check_produce = True
         core.check_all()
@@ -303,7 +303,7 @@ def rate_of(rate: Any) -> Any:
     return float(rate) if isinstance(rate, int) and not isinstance(rate, bool) else rate
 
 
-def _flag(value: object, what: str) -> bool:
+def flag(value: object, what: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{what} {value!r} is {type(value).__name__}, not True or False")
     return value
@@ -328,7 +328,7 @@ def read_settings(words: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
         address=address_of(words.pop("address", "shm://"), "address"),
         consume_schema=check_schema(words.pop("consume_schema", "raw_:cam_id"), "consume_schema"),
         produce_schema=check_schema(words.pop("produce_schema", "stream_:cam_id"), "produce_schema"),
-        strict=_flag(words.pop("strict_on_fail", True), "strict_on_fail"),
+        strict=flag(words.pop("strict_on_fail", True), "strict_on_fail"),
     )
     produce = words.pop("produce_address", None)
     if produce is not None:

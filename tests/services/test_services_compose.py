@@ -11,7 +11,8 @@ import yaml
 from servers import kafka
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+COMPOSE = {name: service for name, service in SERVICES.items() if name != "mongo"}
 
 
 def setting(name: str) -> str:
@@ -45,3 +46,10 @@ def test_limits_and_copies_are_those_of_scripts_services(names: list[str], count
         assert {each: environment[setting(each)] for each in ours} == ours
         assert environment["KAFKA_NODE_ID"] == str(node)
     assert len(names) == count
+
+
+def test_the_database_is_for_this_machine_and_has_change_streams() -> None:
+    mongo = SERVICES["mongo"]
+    assert mongo["ports"] == ["127.0.0.1:27017:27017"]
+    assert mongo["command"][1:3] == ["--replSet", "rs0"]
+    assert "rs.initiate({_id:'rs0',members:[{_id:0,host:'127.0.0.1:27017'}]})" in mongo["healthcheck"]["test"][-1]

@@ -8,6 +8,8 @@ SERVER ?= kafka
 RUN := $(VENV)/bin/python
 # Two at a time: half of the tests wait for something, and what only works on an idle machine is wrong.
 PYTEST := -q -p no:cacheprovider -n 2 --dist worksteal
+# Tests with servers wait most of the time: for brokers to start, to be missed, to be back.
+WITH_SERVERS := -q -p no:cacheprovider -n 4 --dist worksteal
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 .DEFAULT_GOAL := help
@@ -39,7 +41,7 @@ test-here: dev
 
 test-services: dev  ## the tests that need real servers: Java 17, Maven, Go, else they say that they were skipped
 	@for server in kafka mongo mongo-streams; do $(RUN) scripts/services fetch $$server || [ $$? = 3 ] || exit 1; done
-	@cd tests && COMUX_TEST_INSTALLED=1 ../$(VENV)/bin/pytest $(PYTEST) -m "services and not torture" $(ARGS)
+	@cd tests && COMUX_TEST_INSTALLED=1 ../$(VENV)/bin/pytest $(WITH_SERVERS) -m "services and not torture" $(ARGS)
 
 test-others:
 	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \

@@ -202,6 +202,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_RUN] = Path(tempfile.gettempdir()) / name
         os.environ[_STATE] = str(config.stash[_RUN])
         os.environ[_OWNER] = str(os.getpid())
+        # Brokers that live for seconds: half of the processor time of a start goes into making them fast for hours.
+        os.environ.setdefault("KAFKA_JVM_PERFORMANCE_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

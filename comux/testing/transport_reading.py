@@ -103,6 +103,17 @@ class ReadingContract(ContractBase):
             assert record.offset == more[2]
             assert record.skipped == 4
 
+    def test_t5_the_end_may_pass_the_offset_while_it_is_being_sought(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        newest = self.fill(broker, topic, 2)[-1]
+        for _ in range(10):  # the writer is faster than the seek in some of them
+            with broker.consumer(topic, start="beginning") as consumer:
+                consumer.seek(newest + 3)
+                consumer.poll(0)
+                offsets = self.fill(broker, topic, 4)
+                assert take(consumer, 1)[0].offset == offsets[2]
+                newest = offsets[-1]
+
     def test_t5_positions_and_lag(self, broker: Broker) -> None:
         topic = self.make(broker, records=16)
         with broker.consumer(topic, start="beginning") as consumer:

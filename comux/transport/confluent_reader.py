@@ -124,6 +124,7 @@ class ConfluentReader:
     def _take_away(self, partition: TopicPartition) -> None:
         self._beginning.pop(partition, None)
         self._stuck.discard(partition)
+        self._early = [m for m in self._early if (m.topic(), m.partition()) != partition]
         if partition in self._assigned:
             self._assigned.discard(partition)
             self._client.incremental_unassign([self._there(partition)])

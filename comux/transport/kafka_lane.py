@@ -125,7 +125,10 @@ class Lane:
     # -- the polling thread ----------------------------------------------------------------------------------------
 
     def deliver(self, generation: int, messages: list[Any], high_water: int | None) -> int:
-        """Take in what was fetched; returns the bytes that wait now. Called without the lock."""
+        """Take in what was fetched; returns the bytes that wait now. Called without the lock.
+
+        Nothing is taken, and -1 returned, where the partition is not known to be ours, yet or any longer.
+        """
         items: list[Record | End] = []
         epoch = self._delivered_epoch
         for message in messages:
@@ -140,7 +143,9 @@ class Lane:
         if high_water is not None:
             self.state.saw(high_water)
         with self.condition:
-            if generation != self.generation or not self.owned:
+            if not self.owned:
+                return -1
+            if generation != self.generation:
                 return self.nbytes
             self.trouble = None
             if items:

@@ -286,6 +286,10 @@ class Poller:
                 continue
             before = lane.bytes_read + lane.nbytes
             waiting = lane.deliver(held.applied, messages, self._consumer.highwater(partition))
+            if waiting < 0:  # fetched before the lane was told that it has the partition, or after it was taken away
+                if partition in self._consumer.assignment():
+                    self._consumer.seek(partition, messages[0][3])
+                continue
             if held.budget is not None:
                 nbytes = lane.bytes_read + lane.nbytes - before
                 held.budget.spend(len(messages), nbytes, time.monotonic())
@@ -495,6 +499,9 @@ class Poller:
                     f"it ends at {end}, before {offset}, which was read: it was deleted and made anew, or lost its "
                     "newest records",
                 )
+            return
+        if offset >= begin:  # the records up to it were written while its end was asked for
+            self._consumer.seek(partition, offset)
             return
         target = end if self._cluster.options.get("auto_offset_reset") == "latest" else begin
         lane.passed(held.applied, target, max(0, target - offset))

@@ -209,7 +209,8 @@ def start_ticks(pid: int) -> int | None:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in b"ZX" else int(fields[19])
+    # A killed JVM's first thread may be gone while others have still to go, and hold its files and ports until then.
+    return None if fields[0] in b"ZX" and int(fields[17]) <= 1 else int(fields[19])
 
 
 def running(process: Entry) -> bool:

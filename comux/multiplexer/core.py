@@ -354,12 +354,15 @@ class Core:
         return UnknownSourceError(f"no source {cam_id!r}; there are: {there}")
 
     def find(self, cam_id: CamId) -> Source:
-        """A running source.
+        """A running source; one that is being created just now is waited for.
 
         Raises:
             UnknownSourceError.
         """
         source = self.table.find(cam_id)
+        if source is None and str(cam_id) in self.specs:
+            with self._changing:  # it is being created just now
+                source = self.table.find(cam_id)
         if source is None:
             raise self.unknown(cam_id)
         return source

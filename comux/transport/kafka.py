@@ -14,14 +14,15 @@ Not here, and refused by name: ``record_sharing`` (Kafka shares partitions), ``v
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from comux.account import Account
-from comux.errors import ClosedError, TopicBusyError, TopicExistsError, UnsupportedError
+from comux.errors import ClosedError, ComuxError, TopicBusyError, TopicExistsError, UnsupportedError
 from comux.records import KEYFRAME, Record
 
 from .address import Address
@@ -71,7 +72,26 @@ _CHUNK = 32 << 20
 _WINDOW = 64
 H = TypeVar("H", bound=Handle)
 P = TypeVar("P", Poller, Outlet)
+P_in = ParamSpec("P_in")
+R = TypeVar("R")
 _open: weakref.WeakSet[KafkaBroker] = weakref.WeakSet()
+
+
+def _while_open(
+    method: Callable[Concatenate[KafkaBroker, P_in], R],
+) -> Callable[Concatenate[KafkaBroker, P_in], R]:
+    """Asked of a closed broker, and what failed because it was closed meanwhile, is told as that."""
+
+    @functools.wraps(method)
+    def asked(self: KafkaBroker, /, *args: P_in.args, **kwargs: P_in.kwargs) -> R:
+        self._check()
+        try:
+            return method(self, *args, **kwargs)
+        except ComuxError:
+            self._check()
+            raise
+
+    return asked
 
 
 def _after_fork_in_child() -> None:
@@ -162,8 +182,8 @@ class KafkaBroker(Broker):
 
     # -- topics ----------------------------------------------------------------------------------------------------
 
+    @_while_open
     def create_topic(self, spec: TopicSpec, *, exist_ok: bool = False) -> TopicInfo:
-        self._check()
         check_spec(spec)
         if spec.policy != "wait":
             raise UnsupportedError(
@@ -194,12 +214,12 @@ class KafkaBroker(Broker):
             )
         return info
 
+    @_while_open
     def topics(self) -> list[str]:
-        self._check()
         return self._cluster.topics()
 
+    @_while_open
     def topic(self, name: str) -> TopicInfo:
-        self._check()
         return self._facts(name).info()
 
     def _facts(self, name: str) -> Facts:
@@ -208,8 +228,8 @@ class KafkaBroker(Broker):
         state.saw(facts.high_water)
         return facts
 
+    @_while_open
     def delete_topic(self, name: str, *, force: bool = False) -> None:
-        self._check()
         state = self._state(name)
         if not force:
             members = sum(group.members for group in self._cluster.groups(name))
@@ -226,8 +246,8 @@ class KafkaBroker(Broker):
 
     # -- handles ---------------------------------------------------------------------------------------------------
 
+    @_while_open
     def producer(self, topic: str, *, name: str = "") -> Producer:
-        self._check()
         check_name("topic", topic)
         self._cluster.require(topic, "WRITE")
         facts = self._facts(topic)
@@ -245,6 +265,7 @@ class KafkaBroker(Broker):
         with self._lock:
             self._handles.discard(handle)
 
+    @_while_open
     def consumer(
         self,
         topics: str | Sequence[str],
@@ -257,7 +278,6 @@ class KafkaBroker(Broker):
         name: str = "",
     ) -> Consumer:
         """See ``Broker.consumer``. Groups are always ``durable``: their offsets are kept by the cluster."""
-        self._check()
         names = check_consumer(topics, group, start, on_end)
         if views:
             raise UnsupportedError("views: what comes over a network has no memory to look into; read copies")
@@ -338,10 +358,10 @@ class KafkaBroker(Broker):
             members = [handle for handle in self._handles if isinstance(handle, KafkaMembership)]
         return next((m for m in members if m.group == group and m.assigned().issuperset(names)), None)
 
+    @_while_open
     def membership(
         self, group: str, topics: str | Sequence[str], *, on_assigned: OnAssigned, on_revoked: OnRevoked
     ) -> Membership:
-        self._check()
         check_name("group", group)
         named = topics if isinstance(topics, str) else check_consumer(topics, group, "end", "wait")
         return self._keep(
@@ -406,18 +426,18 @@ class KafkaBroker(Broker):
 
     # -- looking things up -----------------------------------------------------------------------------------------
 
+    @_while_open
     def record_at(self, topic: str, offset: int) -> Record | None:
-        self._check()
         facts = self._cluster.facts(topic)
         if not facts.log_start <= offset < facts.high_water:
             return None
         found = self._cluster.read(topic, offset, offset + 1, facts.spec)
         return next((record for record in found if isinstance(record, Record) and record.offset == offset), None)
 
+    @_while_open
     def groups(self, topic: str) -> list[GroupInfo]:
-        self._check()
         return self._cluster.groups(topic)
 
+    @_while_open
     def delete_group(self, topic: str, group: str) -> None:
-        self._check()
         self._cluster.delete_group(topic, group)

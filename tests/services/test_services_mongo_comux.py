@@ -122,7 +122,7 @@ def test_what_the_database_states_is_carried_out_while_the_loop_runs(mongo: Mong
     with watched(mongo, cameras) as running:
         pictures(running, "a")
         mongo.put("cameras", {"_id": "b", "W": 32, "H": 24})
-        until(lambda: "b" in running.status()["sources"], "b is created")
+        until(lambda: running.cam_ids == ("a", "b"), "b is created")
         assert running.read("b", timeout=LONG).array.shape == (24, 32, 3)
         mongo["cameras"].update_one({"_id": "b"}, {"$set": {"W": 16, "H": 12}})
         until(lambda: shape(running, "b") == (12, 16, 3), "b is smaller")

@@ -414,7 +414,8 @@ class Comux(Door):
         return {"success": True, "msg": f"source {cam_id!r} goes on {when}", "position": position}
 
     def snapshot(self, cam_id: CamId | None = None, width: int | None = None) -> dict[str, Any]:
-        """A source's next picture, or (``None``) every source's, as a small JPEG; the loop gets it as well.
+        """A source's next picture, or (``None``) every source's, as a small JPEG; the loop gets it as well. Where none
+        comes, because the loop takes none or the source is paused: the newest that waits.
 
         Args:
             cam_id: Of the source.

@@ -122,12 +122,20 @@ class FileSettings(BaseModel):
     """Which packets go out: those with results, or every one."""
     emit_wait: Seconds = 1.0
     """Seconds that emit: all waits for a packet's results."""
-    send_timeout: Seconds = 10.0
-    """Seconds until a result that was not taken has failed."""
+    send_timeout: Seconds = 5.0
+    """Seconds that a result waits for room."""
+    max_in_flight: Count = 1000
+    """Results under way at most."""
+    max_header_bytes: Count = 4 << 20
+    """Bytes of all headers of one result at most."""
+    max_message_bytes: Count | None = None
+    """Bytes of a result at most, headers included; null: the engine's own limit."""
     share: Topic | None = None
     """Kafka consumer group that shares the cameras with other processes."""
     topics: str | None = None
     """With share: which topics, as in raw_*."""
+    durable: bool = False
+    """With share: a camera goes on at the committed offset instead of its newest keyframe."""
     db_url: str | None = None
     """MongoDB with the cameras, in the place of a list here."""
     db_database: str | None = None

@@ -95,15 +95,22 @@ class Remote:
         return answer.get("result")
 
     def sources(self, known: Iterable[SourceOptions] = ()) -> tuple[SourceOptions, ...]:
-        """What is said of each of its sources, in order.
+        """What is said of each of its sources, in order. Whoever answered is the ``target`` from now on.
 
         Args:
             known: Stand in for secrets, which the program does not tell, where all else is the same.
 
         Raises:
-            CommandError: it told nothing of the kind. And as ``answer``.
+            CommandError: it told nothing of the kind, or a group says which sources it has. And as ``answer``.
         """
-        stated = self.ask("status").get("stated")
+        status = self.ask("status")
+        self.target = self.target or status.get("client")
+        if status.get("fleet"):
+            raise CommandError(
+                f"{self.target} shares its cameras through group {status['fleet'].get('group')!r}, which says who has "
+                "which: they are not stated one by one"
+            )
+        stated = status.get("stated")
         if not isinstance(stated, Mapping):
             raise CommandError(f"what obeys topic {self.topic!r} does not say what its sources are")
         here = {str(source.cam_id): source for source in known}

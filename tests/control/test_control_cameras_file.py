@@ -17,7 +17,10 @@ from hypothesis import strategies as st
 
 from comux import Comux
 from comux.control import YamlRegistry, cameras_schema, is_cameras_file, read_cameras_file
+from comux.control.cameras_file import FileSettings
 from comux.errors import ConfigError
+from comux.multiplexer.results import SendLimits
+from comux.multiplexer.setup import read_settings
 from comux.options import SourceOptions
 
 WHOLE = """
@@ -184,6 +187,21 @@ def test_what_only_a_restart_changes_is_one_error_and_changes_nothing(tmp_path: 
         registry.fetch()
     write(tmp_path, "address: memory://a\ncameras: [a, b]")
     assert registry.ret_cam_ids() == ("a", "b")
+
+
+def test_what_the_schema_says_of_defaults_is_so(tmp_path: Path) -> None:
+    limits, said = SendLimits(), FileSettings()
+    for name in SendLimits.__dataclass_fields__:
+        assert getattr(limits, name) == getattr(said, name)
+    settings, results = read_settings({})
+    assert (settings.address, settings.consume_schema, settings.produce_schema, settings.strict) == (
+        said.address, said.consume_schema, said.produce_schema, said.strict_on_fail,
+    )  # fmt: skip
+    assert (settings.produce_address, settings.share_schema, results["emit_wait"]) == (None, None, None)
+    assert read_settings({"emit": "all"})[1]["emit_wait"] == said.emit_wait
+    cameras = Comux(write(tmp_path, "address: memory://defaults\ncameras: [a]"))
+    assert (cameras.client_name, cameras.controller) == (said.client_name, None)
+    cameras.close()
 
 
 # -- schema --------------------------------------------------------------------------------------------------------

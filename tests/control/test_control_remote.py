@@ -96,6 +96,16 @@ def test_secrets_are_not_told_and_make_no_difference(program: Callable[..., Comu
     assert changes_to(remote.sources(desired), desired) == ()
 
 
+def test_of_several_programs_the_one_that_answered_is_changed(program: Callable[..., Comux], remote: Remote) -> None:
+    both = {name: program("a", client_name=name) for name in ("one", "two")}
+    there = remote.sources()
+    assert remote.target in both
+    apply(remote, changes_to(there, [SourceOptions(cam_id="a"), SourceOptions(cam_id="b")]))
+    assert both.pop(remote.target).cam_ids == ("a", "b")
+    (other,) = both.values()
+    assert other.cam_ids == ("a",)
+
+
 def test_nobody_answers(remote: Remote) -> None:
     with pytest.raises(UnknownTopicError, match="config"):
         remote.ask("status")

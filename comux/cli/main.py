@@ -16,7 +16,7 @@ import typer
 
 from comux._version import __version__
 from comux.cli.control_commands import app as control_app
-from comux.cli.topic_commands import Address, groups, topics
+from comux.cli.topic_commands import Address, groups, machine, topics
 from comux.errors import ComuxError
 
 OK: Final = 0
@@ -42,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(topics, name="topics")
 app.add_typer(groups, name="groups")
+app.add_typer(machine)
 app.add_typer(control_app)
 
 # Typer has brought its own copy of click for a while and used the real one before; both are reached from here.

@@ -23,6 +23,20 @@ Start = Annotated[
 ]
 
 
+machine = typer.Typer(rich_markup_mode=None)
+
+
+@machine.command("doctor", short_help="What of this machine comux needs, and what to type where it is not there.")
+def doctor_command(format: Format = "table") -> None:
+    """Look at shared memory, limits, locks, the clock and codecs; what is missing with its remedy.
+
+    Exit code 1: something is wrong.
+    """
+    from comux.cli.doctor import run_doctor
+
+    raise typer.Exit(run_doctor(format))
+
+
 @topics.command("list")
 def topics_list(address: Address = "shm://", format: Format = "table") -> None:
     """Every topic of an engine: what is readable, whether it has ended."""

@@ -486,7 +486,7 @@ class Source:
     def _keep(self, picture: Picture, packet: Record, first: bool) -> None:
         self._rule.gave_picture()
         if self.size is None:
-            self._around.warm(self.store.mode, picture)  # before it counts as running
+            self._around.warm(self.cam_id, self.store.mode, picture)  # before it counts as running
         self.size = (picture.width, picture.height)
         limiter = self._limiter
         if limiter is not None and not limiter.take(picture.record.timestamp_ns):

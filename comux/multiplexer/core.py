@@ -423,14 +423,15 @@ class Core:
             paused=old.paused if paused is None else paused,
         )
         old.replaced = True
+        # (Members of a group are given again what they had not finished.)
+        old.keeps = same and consumer is None and {old.options.group, options.group} == {None}
         self._swap([new if source is old else source for source in self.table.sources])
         try:
             old.stop("updated")
             self._join(old)
         finally:
             if same and consumer is None:
-                new.intake.position = old.intake.position
-                new.intake.clock = old.intake.clock
+                new.take_over(old)
             if prepare is not None:
                 prepare(new)
             new.start()

@@ -30,6 +30,7 @@ class Decoding:
     Attributes:
         decoder: ``None`` before there is one, and after it was given up.
         inherited: It was another source's, and ``open`` has not seen yet whether it will do.
+        threads: With how many threads that one decodes, where this one may go on so; 0: choose.
     """
 
     def __init__(self, cam_id: CamId, account: Account) -> None:
@@ -40,6 +41,7 @@ class Decoding:
         self._options: DecoderOptions | None = None
         self._converting = True
         self.inherited = False
+        self.threads = 0
 
     def open(self, make: Callable[[DecoderOptions], Decoder], options: DecoderOptions) -> None:
         """See to it that there is a decoder. One that was taken over, and cannot go on so, is given up, ``updated``.
@@ -49,7 +51,7 @@ class Decoding:
         """
         if self.inherited and not self._goes_on(options):
             self.give_up("updated")
-        self.inherited = False
+        self.inherited, self.threads = False, 0
         if self.decoder is None:
             self.decoder = make(options)
             self._converting = True
@@ -63,11 +65,12 @@ class Decoding:
             return False
         return wanted == old or self.decoder.reshape(wanted.width, wanted.height, wanted.array_format)
 
-    def take_over(self, other: Decoding) -> None:
-        """Go on with the decoder of another, whose thread has ended, and with what is in it."""
+    def take_over(self, other: Decoding, *, threads: bool) -> None:
+        """Go on with the decoder of another, whose thread has ended, and with what is in it; ``threads``: as many."""
         self.decoder, other.decoder = other.decoder, None
         self._packets, other._packets = other._packets, 0
         self._options, self._converting, self.inherited = other._options, other._converting, True
+        self.threads = self._options.threads if threads and self._options is not None else 0
 
     def enter(self) -> None:
         """A packet goes in."""

@@ -257,7 +257,8 @@ class Source:
             kept = old.keeps = old.keeps and old.kept  # a thread that has not ended drops it itself
         if kept:
             self.intake.take_over(old.intake)
-            self._decoding.take_over(old._decoding)
+            same = old.options.decode_threads == self.options.decode_threads
+            self._decoding.take_over(old._decoding, threads=same)
         else:
             self.intake.position, self.intake.clock = old.intake.position, old.intake.clock
 
@@ -347,7 +348,7 @@ class Source:
         self.store.left = self._left
         self._first_try = self._made_anew = False
         if self._decoding.decoder is None or self._decoding.inherited:
-            threads = self._around.threads() if self.finite else 1
+            threads = self._decoding.threads or (self._around.threads() if self.finite else 1)
             self._decoding.open(self._around.decoder, decoder_options(options, threads=threads, topic=info))
 
     def _where_to_start(self) -> Start:

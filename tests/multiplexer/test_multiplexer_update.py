@@ -112,6 +112,26 @@ def test_between_two_keyframes_no_picture_is_lost(
     assert (books.received, books.delivered, dict(books.dropped)) == (FRAMES, FRAMES, {})
 
 
+def test_a_file_keeps_its_decoder_although_it_would_get_fewer_threads_now(
+    start: Any, broker: Broker, wait_for: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("comux.multiplexer.core.os.cpu_count", lambda: 4)
+    camera = Camera(broker, "a", gop=FRAMES)
+    Camera(broker, "b", gop=FRAMES).end()
+    mux = start(["a"], on_end="stop", maxlen=FRAMES)
+    camera.send(20)
+    taken = [item.index for item in take(mux, "a", 10)]
+    wait_for(lambda: mux.status()["sources"]["a"]["position"] == 20 and not mux._core.find("a").store.blocked, 30)
+    mux.create("b")
+    waiting = mux.accounts()["a"].held.get("pictures", 0)
+    mux.update("a", W=80, H=60)
+    camera.end()
+    while len(taken) + mux.accounts()["a"].dropped_total < FRAMES:
+        taken += [item.index for item in take(mux, "a", 1)]
+    assert len(set(taken)) == len(taken) and set(mux.accounts()["a"].dropped) <= {"updated"}
+    assert mux.accounts()["a"].dropped_total <= waiting + 4 and len(taken) >= 40
+
+
 def test_an_update_right_after_the_start_waits_for_no_other_keyframe(start: Any, broker: Broker) -> None:
     """Whatever its thread has done by then: nothing, opened its topic, read ahead, fed the decoder."""
     for number in range(12):

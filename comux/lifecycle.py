@@ -1,8 +1,8 @@
 """Ending a program from outside: its pid file, and asking, waiting, killing; and how children of ours are started.
 
-Lives here: ``write_pid_file``, ``terminate``, ``stop_on_signals``, ``StopEvent``; ``python_command``,
-``child_environment``.
-May import: ``errors`` and the standard library.
+Lives here: ``write_pid_file``, ``terminate``; ``until_stopped``, ``stop_on_signals``, ``StopEvent``,
+``end_with_parent``; ``python_command``, ``child_environment``.
+May import: ``errors``, ``family`` and the standard library.
 Must never know: what the program does.
 
 **Problem.** A pid is a reused number. Whoever kills the number in an old file may kill a stranger.
@@ -17,11 +17,15 @@ is renamed away first and the link tried again, so of two programs starting at o
 temporary file with the pid in its name, or a stale pid file, which the next start and ``terminate`` recognise.
 
 **Ending.** The pid is pinned with ``pidfd_open`` *before* the start time is compared: from then on signals reach that
-very process or nothing. SIGTERM, wait on the pidfd, SIGKILL, wait, remove the file if it is still the same.
+very process or nothing. ``family`` ends it and whom it started; the file is removed if it is still the same.
 
-Invariants: no signal without a proven identity; one process is signalled, never a group, and never pid 0, 1, a negative
-number or this process; a file that names another program is never removed; symbolic links are never followed; a file
-that another user left lying cannot direct a signal at a third user's program.
+**Being ended.** By signals, or because the parent ended: a thread waits on the parent's pidfd and sends this process
+SIGTERM. (``PR_SET_PDEATHSIG`` tells of the end of the *thread* that started the child, which may be another moment
+altogether.)
+
+Invariants: no signal without a proven identity; processes are signalled one by one, never a group, and never pid 0, 1,
+a negative number or this process; a file that names another program is never removed; symbolic links are never
+followed; a file that another user left lying cannot direct a signal at a third user's program.
 """
 
 from __future__ import annotations
@@ -48,20 +52,22 @@ from typing import Final, Literal
 
 import comux
 from comux.errors import ConfigError
+from comux.family import end_family, process_start
 
 __all__ = [
     "StopEvent",
     "TerminateResult",
     "child_environment",
+    "end_with_parent",
     "process_start",
     "python_command",
     "stop_on_signals",
     "terminate",
+    "until_stopped",
     "write_pid_file",
 ]
 
 _MAX_FILE: Final = 4096
-_KILL_WAIT: Final = 5.0
 
 Outcome = Literal["terminated", "killed", "not_running", "no_file", "refused", "still_running"]
 
@@ -73,16 +79,20 @@ class TerminateResult:
     Attributes:
         outcome: ``terminated`` (it obeyed), ``killed`` (it did not), ``not_running`` (stale file, removed),
             ``no_file``, ``refused`` (the file or process is not what it claims; nothing was done), ``still_running``
-            (``kill=False``, or the system would not end it).
+            (it or a child of it: ``kill=False``, or the system would not end it).
         pid: Where one is known.
         seconds: How long it took.
         message: One line for people.
+        children: How many processes it had started, as far as they were seen; all have ended where ``ok``.
+        segments: Files of local topics that it or they had open.
     """
 
     outcome: Outcome
     pid: int | None
     seconds: float
     message: str
+    children: int = 0
+    segments: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -103,18 +113,6 @@ class _PidFile:
     start: int | None
     inode: tuple[int, int]
     owner: int
-
-
-def process_start(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot; ``None`` where there is none, or only its zombie."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()  # the name in parentheses may itself hold spaces and parentheses
-    if len(fields) < 20 or fields[0] in ("Z", "X"):
-        return None
-    return int(fields[19])
 
 
 # -- writing -------------------------------------------------------------------------------------------------------
@@ -156,7 +154,7 @@ def write_pid_file(path: str | os.PathLike[str] = "pid") -> Path:
         raise ConfigError(f"pid file {str(target)!r} cannot be written: {exc.strerror or exc}") from None
     finally:
         temporary.unlink(missing_ok=True)
-    _remove_at_exit(target, pid)
+    atexit.register(_remove_own, target, pid, start)
     return target
 
 
@@ -217,18 +215,13 @@ def _take_away(target: Path, found: _PidFile) -> None:
     aside.unlink(missing_ok=True)
 
 
-def _remove_at_exit(target: Path, pid: int) -> None:
-    start = process_start(pid)
-
-    def remove() -> None:
-        if os.getpid() != pid:
-            return
+def _remove_own(target: Path, pid: int, start: int | None) -> None:
+    """Remove the file if it names this very process; nothing in a forked child."""
+    if os.getpid() == pid:
         with contextlib.suppress(OSError, ValueError):
             found = _read(target)
             if (found.pid, found.start) == (pid, start):
                 _take_away(target, found)
-
-    atexit.register(remove)
 
 
 def _read(path: Path) -> _PidFile:
@@ -263,9 +256,9 @@ def _read(path: Path) -> _PidFile:
 
 
 def terminate(path: str | os.PathLike[str] = "pid", timeout: float = 10.0, kill: bool = True) -> TerminateResult:
-    """End the program that wrote a pid file: ask (SIGTERM), wait, kill, remove the file.
+    """End the program that wrote a pid file, and the processes it started: ask (SIGTERM), wait, kill, remove the file.
 
-    Blocks for at most ``timeout`` + 5 s.
+    Blocks for at most ``timeout`` + 5 s, and where it leaves children behind, for ``timeout`` + 7 s more.
 
     Args:
         path: The pid file, ours or the first comux's bare number.
@@ -313,13 +306,13 @@ def terminate(path: str | os.PathLike[str] = "pid", timeout: float = 10.0, kill:
         stranger = _stranger(found, started)
         if stranger is not None:
             return result("refused", pid, f"{stranger}; nothing was done, remove {str(target)!r} if it is stale")
-        outcome, message = _end(pidfd, pid, timeout, kill)
+        end = end_family(pid, pidfd, timeout, kill)
     finally:
         if pidfd >= 0:
             os.close(pidfd)
-    if outcome in ("terminated", "killed"):
+    if process_start(pid) != started:
         _forget(target, found)
-    return result(outcome, pid, message)
+    return TerminateResult(end.outcome, pid, time.monotonic() - began, end.message, end.children, end.segments)
 
 
 def _stranger(found: _PidFile, started: int) -> str | None:
@@ -357,31 +350,6 @@ def _looks_ours(pid: int) -> str | None:
     if not program.startswith(("python", "pypy", "comux")) and not scripts:
         return f"pid {pid} runs {program!r}, which is no Python program, and the file does not tell when it started"
     return None
-
-
-def _end(pidfd: int, pid: int, timeout: float, kill: bool) -> tuple[Outcome, str]:
-    began = time.monotonic()
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-        if _gone(pidfd, timeout):
-            return "terminated", f"pid {pid} ended {time.monotonic() - began:.1f} s after it was asked to"
-        if not kill:
-            return "still_running", f"pid {pid} was asked to end and still runs after {timeout} s"
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        if _gone(pidfd, _KILL_WAIT):
-            return "killed", f"pid {pid} did not end within {timeout} s and was killed"
-        return "still_running", f"pid {pid} was killed and still runs: it waits inside the system (a stuck device?)"
-    except ProcessLookupError:
-        return "terminated", f"pid {pid} had just ended"
-    except PermissionError:
-        return "refused", f"pid {pid} may not be ended by user {os.geteuid()}; nothing was done"
-
-
-def _gone(pidfd: int, timeout: float) -> bool:
-    """Wait until the process has ended, at most ``timeout`` seconds. Without polling: the pidfd becomes readable."""
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    return bool(poller.poll(timeout * 1000))
 
 
 def _forget(target: Path, found: _PidFile) -> None:
@@ -486,6 +454,99 @@ def stop_on_signals(*signals: signal.Signals, on_stop: Callable[[], None] | None
     finally:
         for number in wanted:
             signal.signal(number, former[number] if former[number] is not None else signal.SIG_DFL)
+
+
+def end_with_parent(parent: int, patience: float | None = 10.0) -> bool:
+    """In a child: end when the parent does, however that ends.
+
+    A thread waits for it and sends this process SIGTERM, and SIGKILL where that has not ended it ``patience`` seconds
+    later. Any thread may have started this process; one that this process forks is not watched over.
+
+    Args:
+        parent: Its pid, as it told us: on the command line, say.
+        patience: Seconds; ``None``: for ever.
+
+    Returns:
+        ``False`` where it has ended already, and this process has another parent now; the caller ends then.
+    """
+    try:
+        pin = os.pidfd_open(parent)
+    except ProcessLookupError:
+        return False
+    if os.getppid() != parent:  # pinned before: whoever has that number now is not our parent
+        os.close(pin)
+        return False
+
+    def watch() -> None:
+        poller = select.poll()
+        poller.register(pin, select.POLLIN)
+        poller.poll()
+        os.close(pin)
+        os.kill(os.getpid(), signal.SIGTERM)
+        if patience is not None:
+            threading.Event().wait(patience)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="comux-parent", daemon=True).start()
+    return True
+
+
+@contextlib.contextmanager
+def until_stopped(
+    pid_file: str | os.PathLike[str] | None = None,
+    *,
+    parent: int | None = None,
+    on_stop: Callable[[], object] | None = None,
+) -> Iterator[StopEvent]:
+    """The life of a program that runs until it is told to end: what ``stop_on_signals``, ``write_pid_file`` and
+    ``end_with_parent`` do, for its main thread.
+
+    ::
+
+        with Comux(["cam1"]) as cameras, until_stopped("pid", on_stop=cameras.stop):
+            for batch in cameras:
+                ...
+
+    Args:
+        pid_file: Where to state which process this is; removed at the end. ``None``: nowhere.
+        parent: Process with which to end; ``None``: none.
+        on_stop: Called once when the event is set, in a thread of its own: it may wait and take locks.
+
+    Yields:
+        The event. A first SIGINT or SIGTERM, or the end of the parent, sets it; a second signal acts as usual: it ends
+        the program at once.
+
+    Raises:
+        ConfigError: not in the main thread; the pid file belongs to a program that is alive, or cannot be written.
+    """
+    with stop_on_signals() as stop, contextlib.ExitStack() as stack:
+        if pid_file is not None:
+            target = write_pid_file(pid_file)
+            stack.callback(_remove_own, target, os.getpid(), process_start(os.getpid()))
+        if on_stop is not None:
+            stack.callback(_call_when_set(stop, on_stop))
+        if parent is not None and not end_with_parent(parent):
+            stop.set()
+        yield stop
+
+
+def _call_when_set(stop: StopEvent, on_stop: Callable[[], object]) -> Callable[[], None]:
+    """Call ``on_stop`` when the event is set; returns what ends the waiting."""
+    over = threading.Event()
+
+    def wait() -> None:
+        stop.wait()
+        if not over.is_set():
+            on_stop()
+
+    def end() -> None:
+        over.set()
+        stop.set()
+        thread.join()
+
+    thread = threading.Thread(target=wait, name="comux-stop", daemon=True)
+    thread.start()
+    return end
 
 
 def python_command(*arguments: str) -> list[str]:

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""End a comux program by its pid file: ask, wait, kill, remove the file.
+"""End a comux program and the processes it started by its pid file: ask, wait, kill, remove the file.
 
-Works from a checkout and beside an installed comux.
+Works beside an installed comux, and from a checkout that was never built (then topics of a program's own that it could
+not remove, as it was killed, stay until somebody opens them).
 Exit code: 0 it is not running (any more), 1 it still runs, 2 the file or the process is not what it claims to be.
 """
 
@@ -9,14 +10,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
-if (_CHECKOUT / "comux" / "lifecycle.py").is_file():
+_found = find_spec("comux")
+_installed = _found is not None and _found.origin is not None and Path(_found.origin).with_name("family.py").is_file()
+if not _installed and (_CHECKOUT / "comux" / "family.py").is_file():  # another comux may be installed: the first one
     sys.path.insert(0, str(_CHECKOUT))
 
-from comux.errors import ConfigError  # noqa: E402 - the checkout has to be on the path first
-from comux.lifecycle import terminate  # noqa: E402
+from comux.cli.terminate import run_terminate  # noqa: E402 - found above
+from comux.errors import ConfigError  # noqa: E402
 
 
 def main() -> int:
@@ -28,11 +32,9 @@ def main() -> int:
     parser.add_argument("--no-kill", action="store_true", help="ask only; never SIGKILL")
     arguments = parser.parse_args()
     try:
-        result = terminate(arguments.path, timeout=arguments.timeout, kill=not arguments.no_kill)
+        return run_terminate(Path(arguments.path), timeout=arguments.timeout, kill=not arguments.no_kill)
     except ConfigError as exc:
         parser.error(str(exc))
-    print(result.message, file=sys.stdout if result.ok else sys.stderr)
-    return result.exit_code
 
 
 if __name__ == "__main__":

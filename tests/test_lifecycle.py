@@ -1,4 +1,4 @@
-"""Pid files and ending programs, with real processes: obedient, deaf, dead, replaced, strangers."""
+"""Pid files, ending programs and whom they started, with real processes: obedient, deaf, dead, replaced, strangers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from pathlib import Path
 import pytest
 
 from comux.errors import ConfigError
-from comux.lifecycle import StopEvent, process_start, stop_on_signals, terminate, write_pid_file
+from comux.family import Family
+from comux.lifecycle import (
+    StopEvent,
+    end_with_parent,
+    process_start,
+    stop_on_signals,
+    terminate,
+    until_stopped,
+    write_pid_file,
+)
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "terminate.py"
 
@@ -344,3 +353,209 @@ def test_the_event_wakes_all_who_wait_and_tells_the_signal() -> None:
     with stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.wait(10) and stop.signal == signal.SIGTERM
+
+
+# -- a program and whom it started ---------------------------------------------------------------------------------
+
+# Starts what it is told to, each a letter: p a child that ends on SIGTERM, d one that ignores it, g one that ignores it
+# and has a child that does, too. On SIGTERM it ends ("obeys"), or starts another deaf child.
+FAMILY = """
+import os, signal, subprocess, sys
+from comux.lifecycle import write_pid_file
+IGNORE = "import signal, subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+DEAF = IGNORE + "print('up', flush=True)\\nwhile True: signal.pause()"
+PLAIN = "import signal; print('up', flush=True); signal.pause()"
+PAIR = IGNORE + f"subprocess.Popen([sys.executable, '-c', {DEAF!r}])\\nwhile True: signal.pause()"
+def start(code):
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"up\\n"  # a grandchild has the same stdout
+    return child
+def told(*_):
+    if sys.argv[1] == "obeys":
+        os._exit(0)
+    children.append(start(DEAF))
+signal.signal(signal.SIGTERM, told)
+children = [start({"p": PLAIN, "d": DEAF, "g": PAIR}[letter]) for letter in sys.argv[2]]
+write_pid_file("pid"); print("ready", flush=True)
+while True: signal.pause()
+"""
+
+
+def _below(pid: int) -> list[int]:
+    """Its descendants."""
+    found = [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
+    return [*found, *(other for child in found for other in _below(child))]
+
+
+def _running(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if process_start(pid) is not None]
+
+
+@pytest.mark.parametrize(
+    ("manner", "whom", "count", "outcome"),
+    [("obeys", "p", 1, "terminated"), ("obeys", "dg", 3, "terminated"), ("is deaf", "pdg", 5, "killed")],
+)
+def test_whom_a_program_started_ends_with_it(
+    tmp_path: Path, spawn: Spawn, manner: str, whom: str, count: int, outcome: str
+) -> None:
+    child = spawn(FAMILY, manner, whom)
+    family = _below(child.pid)
+    assert len(family) == len(whom) + whom.count("g") and _running(family) == family
+    result = terminate(tmp_path / "pid", timeout=10 if manner == "obeys" else 3)
+    # The deaf one started one more when it was asked to end.
+    assert (result.outcome, result.pid, result.children, result.ok) == (outcome, child.pid, count, True), result
+    assert _running(family) == [] and list(tmp_path.iterdir()) == []
+    assert f"it had started {count} process" in result.message
+
+
+def test_children_that_ignore_it_are_left_where_nothing_may_be_killed(tmp_path: Path, spawn: Spawn) -> None:
+    child = spawn(FAMILY, "obeys", "pd")
+    family = _below(child.pid)
+    result = terminate(tmp_path / "pid", timeout=0.5, kill=False)
+    deaf = _running(family)
+    try:
+        assert (result.outcome, result.exit_code, len(deaf)) == ("still_running", 1, 1), result
+        assert result.message.endswith(f"still running: pid {deaf[0]}")
+        assert child.wait(10) == 0 and not (tmp_path / "pid").exists()
+    finally:
+        for pid in deaf:
+            os.kill(pid, signal.SIGKILL)
+
+
+DAEMON = """
+import os, signal, sys
+from comux.lifecycle import write_pid_file
+if os.fork() == 0:
+    if os.fork():
+        os._exit(0)
+    print(os.getpid(), flush=True)
+    signal.pause()
+os.wait()
+write_pid_file("pid"); signal.pause()
+"""
+
+
+def test_who_has_left_the_family_is_left_alone(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", DAEMON], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert child.stdout is not None
+    daemon = int(child.stdout.readline())
+    try:
+        _until(lambda: (tmp_path / "pid").exists())
+        result = terminate(tmp_path / "pid")
+        assert (result.outcome, result.children) == ("terminated", 0), result
+        assert child.wait(10) == -signal.SIGTERM and _running([daemon]) == [daemon]
+    finally:
+        os.kill(daemon, signal.SIGKILL)
+        child.stdout.close()
+
+
+def _until(condition: Callable[[], object]) -> None:
+    deadline = threading.Event()
+    for _ in range(3000):
+        if condition():
+            return
+        deadline.wait(0.01)
+    pytest.fail("not within 30 s")
+
+
+ENDS_ITS_PARENT = """
+import subprocess, sys, signal
+from comux.lifecycle import write_pid_file
+write_pid_file("pid")
+code = "from comux.lifecycle import terminate; r = terminate('pid'); print(r.outcome, r.children, flush=True)"
+subprocess.Popen(["sh", "-c", f"{sys.executable} -c \\"{code}\\"; true"])
+signal.pause()
+"""
+
+
+def test_a_child_may_end_its_parent_and_does_not_end_itself(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ENDS_ITS_PARENT], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert child.communicate(timeout=60)[0] == "terminated 0\n"
+    assert child.returncode == -signal.SIGTERM
+
+
+def test_a_reused_number_makes_nobody_a_child(spawn: Spawn) -> None:
+    """The pin is of a process that has ended; its number is, by now, that of somebody who has children: us."""
+    living = spawn(PLAIN, "one")
+    dead = spawn(PLAIN, "two")
+    pin = os.pidfd_open(dead.pid)
+    dead.kill()
+    dead.wait()
+    with Family(os.getpid(), pin) as family:
+        assert not family.look() and family.children == {} and family.segments == set()
+    os.close(pin)
+    pin = os.pidfd_open(os.getpid())
+    with Family(os.getpid(), pin) as family:
+        assert family.look() and living.pid in family.children
+    os.close(pin)
+
+
+# -- a child whose parent ends -------------------------------------------------------------------------------------
+
+# Starts the child in a thread that has ended when the child is asked for the first time.
+PARENT = """
+import os, subprocess, sys, threading
+def start():
+    global child
+    child = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())], stdin=subprocess.PIPE)
+thread = threading.Thread(target=start); thread.start(); thread.join()
+sys.stdin.readline()
+child.stdin.write(b"\\n"); child.stdin.flush(); sys.stdin.readline()
+"""
+CHILD = """
+import os, signal, sys
+from comux.lifecycle import end_with_parent
+{before}
+assert end_with_parent(int(sys.argv[1]), patience=0.2)
+print("ready", flush=True); sys.stdin.readline(); print(os.getpid(), flush=True)
+while True: signal.pause()
+"""
+
+
+@pytest.mark.parametrize("before", ["", "signal.signal(signal.SIGTERM, signal.SIG_IGN)"], ids=["obeys", "is deaf"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_ends_when_its_parent_does(spawn: Spawn, before: str, how: signal.Signals) -> None:
+    parent = spawn(PARENT, CHILD.format(before=before))
+    assert parent.stdin is not None and parent.stdout is not None
+    parent.stdin.write("\n")
+    parent.stdin.flush()
+    child = int(parent.stdout.readline())
+    assert _running([child]), "the thread that started it has ended; its process has not"
+    parent.send_signal(how)
+    parent.wait(20)
+    _until(lambda: not _running([child]))
+
+
+def test_who_has_another_parent_is_told(spawn: Spawn) -> None:
+    stranger = spawn(PLAIN, "pid")
+    assert not end_with_parent(stranger.pid)
+    stranger.kill()
+    stranger.wait()
+    assert not end_with_parent(stranger.pid)
+    assert not any(thread.name == "comux-parent" for thread in threading.enumerate())
+
+
+# -- a program's life ----------------------------------------------------------------------------------------------
+
+
+def test_a_program_states_its_pid_and_stops_when_it_is_told(tmp_path: Path) -> None:
+    called: list[str] = []
+    with until_stopped(tmp_path / "pid", on_stop=lambda: called.append(threading.current_thread().name)) as stop:
+        assert json.loads((tmp_path / "pid").read_text())["pid"] == os.getpid()
+        assert not stop.is_set() and called == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(10) and stop.signal == signal.SIGTERM
+        _until(lambda: called)
+    assert called == ["comux-stop"] and list(tmp_path.iterdir()) == []
+    with until_stopped(on_stop=lambda: called.append("never")) as stop:
+        pass
+    with until_stopped(parent=1 if os.getppid() != 1 else 2) as stop:
+        assert stop.is_set(), "its parent has ended already"
+    assert len(called) == 1 and not any(t.name == "comux-stop" for t in threading.enumerate())
+
+
+def test_two_programs_do_not_share_a_pid_file(tmp_path: Path, spawn: Spawn) -> None:
+    spawn(PLAIN, "pid")
+    with pytest.raises(ConfigError, match="which is running"), until_stopped(tmp_path / "pid"):
+        pytest.fail("it does not begin")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

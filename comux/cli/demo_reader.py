@@ -15,10 +15,9 @@ from typing import Any, Final
 
 import crc32c
 
-from comux.cli.publishers import end_with_parent
 from comux.errors import ClosedError, ComuxError, EndOfStream
 from comux.headers import decode_headers
-from comux.lifecycle import stop_on_signals
+from comux.lifecycle import end_with_parent, stop_on_signals
 from comux.options import topic_name
 from comux.records import HEADER_CRC32C, HEADER_SOURCE, Record
 from comux.transport import Consumer, connect

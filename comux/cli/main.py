@@ -283,7 +283,7 @@ def terminate(
     timeout: Annotated[float, typer.Option(min=0.0, metavar="S", help="Seconds to wait before killing.")] = 10.0,
     kill: Annotated[bool, typer.Option("--kill/--no-kill", help="Kill what does not end in time.")] = True,
 ) -> None:
-    """End a running program: ask it (SIGTERM), wait, then kill it; removes its pid file.
+    """End a running program and the processes it started: ask (SIGTERM), wait, kill; removes its pid file.
 
     A pid file whose program has ended already is an answer, not an error; a pid that now belongs to another program
     is refused.

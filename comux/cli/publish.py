@@ -6,10 +6,9 @@ import signal
 import sys
 import threading
 
-from comux.cli.publishers import end_with_parent
 from comux.errors import ConfigError
 from comux.feeds import FeedPacket, FeedReport, publish
-from comux.lifecycle import stop_on_signals
+from comux.lifecycle import end_with_parent, stop_on_signals
 from comux.redaction import shown
 
 

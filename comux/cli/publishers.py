@@ -3,16 +3,12 @@
 **Problem.** A camera of the demo is a process of its own. It may be killed, and the demo goes on; the demo may be
 killed, and no camera may outlive it.
 
-**How.** A child asks the kernel to be sent SIGTERM when the thread that started it dies (``PR_SET_PDEATHSIG``), and
-then looks whether its parent is still the one named on its command line: a parent that died before the request has been
-replaced by another. Children are started from the main thread only, which lives as long as the demo. They have a
+**How.** A child watches the parent that is named on its command line (``lifecycle.end_with_parent``). Children have a
 process group of their own, so that Ctrl-C reaches the demo alone, which ends them in order.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import subprocess
 import time
@@ -23,28 +19,12 @@ from typing import Final
 from comux.errors import ComuxError
 from comux.lifecycle import child_environment, python_command
 
-_PR_SET_PDEATHSIG: Final = 1
 RESTART_AFTER: Final = 2.0  #: seconds
 RESTARTS_MOST: Final = 5
 
 
-def end_with_parent(parent: int) -> bool:
-    """In a child: be sent SIGTERM when the parent dies.
-
-    Args:
-        parent: Its pid, as it told us.
-
-    Returns:
-        ``False`` where it is dead already; the caller ends then.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    return os.getppid() == parent
-
-
 def start_child(arguments: Sequence[str], *, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-    """Start ``python -m ARGUMENTS``; from the main thread only. Its stderr is a pipe, for its last words."""
+    """Start ``python -m ARGUMENTS``. Its stderr is a pipe, for its last words."""
     return subprocess.Popen(
         python_command(*arguments),
         stdin=subprocess.DEVNULL,

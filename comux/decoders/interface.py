@@ -163,6 +163,17 @@ class Decoder(ABC):
     def set_converting(self, converting: bool) -> None:
         """``False``: go on decoding but give pictures out as cause ``lag`` (catching up); needs no keyframe to undo."""
 
+    def reshape(self, width: int | None, height: int | None, array_format: ArrayFormat) -> bool:
+        """Give pictures out in another size or format from now on, without a new keyframe.
+
+        Args:
+            width, height, array_format: See ``DecoderOptions``.
+
+        Returns:
+            ``False`` where this decoder cannot; nothing has changed, and the caller makes another one.
+        """
+        return False
+
     @abstractmethod
     def close(self) -> None: ...
 

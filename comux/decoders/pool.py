@@ -20,7 +20,8 @@ from __future__ import annotations
 import contextlib
 import mmap
 import weakref
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable
 from math import prod
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ _PAGE: Final = mmap.PAGESIZE
 _HUGE: Final = 2 << 20
 _KEPT: Final = 2  # of a size, whatever the limit says
 _Loan = weakref.ref[npt.NDArray[Any]]
+ArraySpec = tuple[tuple[int, ...], npt.DTypeLike, int]  #: shape, dtype, how many
 
 
 class _Mapping:
@@ -95,8 +97,8 @@ class ArrayPool:
         self._loans[id(loan)] = (loan, mapping)
         return array
 
-    def add(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint8, count: int = 1) -> None:
-        """Map and touch memory for ``count`` more arrays now rather than at their first use.
+    def prepare(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint8, count: int = 1) -> None:
+        """See to it that memory for ``count`` arrays is there, what is lent included: map and touch what is missing.
 
         Each costs the kernel milliseconds; a source pays them before it counts as running. Blocks that long.
 
@@ -106,10 +108,25 @@ class ArrayPool:
             count: How many; fewer where ``max_idle_bytes`` is reached.
         """
         size = _size(shape, np.dtype(dtype))
-        for _ in range(count):
+        there = len(self._idle.get(size, ())) + sum(mapping.size == size for _, mapping in list(self._loans.values()))
+        for _ in range(count - there):
             if not self._room(size):
                 return
             self._idle.setdefault(size, deque()).append(self._map(size))
+
+    def trim(self, wanted: Iterable[ArraySpec]) -> None:
+        """Give idle memory beyond what is wanted to the system; what is lent stays.
+
+        Args:
+            wanted: Shape, dtype and number of the arrays for which memory may idle.
+        """
+        most: Counter[int] = Counter()
+        for shape, dtype, count in wanted:
+            most[_size(shape, np.dtype(dtype))] += count
+        for size, mappings in list(self._idle.items()):
+            with contextlib.suppress(IndexError):  # another thread took the last one meanwhile
+                while len(mappings) > most[size]:
+                    mappings.pop()
 
     @property
     def idle_bytes(self) -> int:

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import Enum
 from typing import Final
 
@@ -42,7 +43,7 @@ from .codec import Codec
 from .convert import Converter, converter
 from .damage import Doubt, Watch
 from .framing import Framer
-from .interface import ABSORBED, Decoder, DecoderOptions, Identity, Outcome
+from .interface import ABSORBED, ArrayFormat, Decoder, DecoderOptions, Identity, Outcome
 from .packets import inspector_for, packet_bytes
 from .picture import VideoPicture
 from .units import Begin, Kind, Unit
@@ -138,6 +139,12 @@ class VideoDecoder(Decoder):
     @property
     def in_flight(self) -> int:
         return self._unresolved
+
+    def reshape(self, width: int | None, height: int | None, array_format: ArrayFormat) -> bool:
+        """See ``Decoder``."""
+        self.options = replace(self.options, width=width, height=height, array_format=array_format)
+        self._converters = {}
+        return True
 
     def set_converting(self, converting: bool) -> None:
         self._converting = converting

@@ -106,6 +106,9 @@ class Assembler:
     def batch(self, table: Callable[[], Sequence[Source]], wanted: Wanted) -> Batch:
         """One item per source of the table as it is when the call's turn has come. Concurrent calls take turns.
 
+        A call that waits returns with what it has when a source is created, replaced or removed, so that the next one
+        begins with the new table.
+
         Raises:
             EndOfStream: every source has ended and everything was delivered.
             WaitTimeoutError: another thread's call took all of the time.
@@ -113,7 +116,7 @@ class Assembler:
         token = object()  # whose turn it is; an interrupt at any place finds it here, or not
         try:
             self._take_turn(token, wanted)
-            return self._assemble(self._some(table, wanted), wanted)
+            return self._assemble(self._some(table, wanted), wanted, table)
         finally:
             if self._turn is token:
                 with self._hub.lock:
@@ -162,7 +165,9 @@ class Assembler:
         if workers is not None:
             workers.shutdown(wait=True)
 
-    def _assemble(self, sources: Sequence[Source], wanted: Wanted) -> Batch:
+    def _assemble(
+        self, sources: Sequence[Source], wanted: Wanted, table: Callable[[], Sequence[Source]] | None = None
+    ) -> Batch:
         claims = [_Claim(source, []) for source in sources]
         for source in sources:
             if (acks := source.acks) is not None:
@@ -172,7 +177,7 @@ class Assembler:
             with self._hub.lock:
                 self._hub.eager += eager
                 try:
-                    ready = self._wait(sources, wanted)
+                    ready = self._wait(sources, wanted, table)
                     for claim in claims:
                         if claim.source in ready:
                             claim.source.store.claim(claim.entries)
@@ -193,7 +198,9 @@ class Assembler:
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
-    def _wait(self, sources: Sequence[Source], wanted: Wanted) -> set[Source]:
+    def _wait(
+        self, sources: Sequence[Source], wanted: Wanted, table: Callable[[], Sequence[Source]] | None
+    ) -> set[Source]:
         """Wait (``hub.lock`` held) until the batch is complete; returns the sources whose picture is to be claimed."""
         first_ns: int | None = None  # by our own watch: in ``freshest`` the first picture may be pushed out meanwhile
         while True:
@@ -204,6 +211,8 @@ class Assembler:
             if self.stopped:
                 raise EndOfStream("this Comux was told to stop; close it")
             if any(source.removed or source.replaced for source in sources):
+                return ready
+            if table is not None and len(table()) > len(sources):
                 return ready
             live = [source for source in sources if not source.finished]
             if sources and not live and not any(len(source.store) for source in sources):

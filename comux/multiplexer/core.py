@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import numpy as np
-
 from comux.account import AccountSnapshot
 from comux.decoders.interface import Decoder, DecoderOptions, Picture
 from comux.decoders.pool import ArrayPool
@@ -24,6 +22,7 @@ from comux.multiplexer.assemble import Assembler
 from comux.multiplexer.emit import Emitter
 from comux.multiplexer.engines import Engines
 from comux.multiplexer.fleet import Fleet
+from comux.multiplexer.memory import Memory
 from comux.multiplexer.past import PastBooks
 from comux.multiplexer.pictures import Hub, StoreMode
 from comux.multiplexer.results import ResultFuture, Results
@@ -89,8 +88,7 @@ class Core:
         self._decoder = decoder
         self._changing = threading.RLock()
         self._engines = Engines()
-        self._warming = threading.Lock()
-        self._warmed: set[tuple[tuple[int, ...], np.dtype[Any]]] = set()
+        self._memory = Memory(self.pool)
         self._connected: dict[str, Consumer] = {}
         self._past = PastBooks()
         self._pid = os.getpid()
@@ -132,25 +130,8 @@ class Core:
             self.hub, self.events, self.pool, self._engine_of, self._decoder, received, self._threads, self._warm
         )
 
-    def _warm(self, mode: StoreMode, picture: Picture) -> None:
-        """A source's first picture is there: map and touch the memory that its pictures will need.
-
-        Kept ``freshest``, they are converted by whoever takes a batch, into one block for all sources: the first
-        source to come makes two of that shape.
-        """
-        try:
-            shape, dtype = picture.array_spec()
-            if mode == "every_frame":
-                self.pool.add(shape, dtype, 3)
-                return
-            block = (len(self.table.sources), *shape)
-            with self._warming:
-                if (block, dtype) in self._warmed:
-                    return
-                self._warmed.add((block, dtype))
-            self.pool.add(block, dtype, 2)
-        except Exception as exc:  # noqa: BLE001 - a picture that cannot become an array is told of where it is converted
-            _log.debug("no memory made ready: %s", exc)
+    def _warm(self, cam_id: CamId, mode: StoreMode, picture: Picture) -> None:
+        self._memory.warm(cam_id, mode, picture, len(self.table.sources))
 
     def _threads(self) -> int:
         """Codec threads of a finite source: the cores that would be idle otherwise."""
@@ -442,14 +423,15 @@ class Core:
             paused=old.paused if paused is None else paused,
         )
         old.replaced = True
+        # (Members of a group are given again what they had not finished.)
+        old.keeps = same and consumer is None and {old.options.group, options.group} == {None}
         self._swap([new if source is old else source for source in self.table.sources])
         try:
             old.stop("updated")
             self._join(old)
         finally:
             if same and consumer is None:
-                new.intake.position = old.intake.position
-                new.intake.clock = old.intake.clock
+                new.take_over(old)
             if prepare is not None:
                 prepare(new)
             new.start()
@@ -517,6 +499,7 @@ class Core:
                 source.stop("removed")
         if source is not None:
             self._join(source)
+            self._memory.forget(cam_id, len(self.table.sources))
         self.events.emit("source.deleted", "no longer read", source=key)
 
     def emit(self, cam_id: CamId, record: Record, headers: Mapping[str, Any] | None) -> ResultFuture:

@@ -175,7 +175,8 @@ class Comux(Door):
         """One item per source, in the order of ``cam_ids``; starts the sources if need be.
 
         Returns when every RUNNING source has a picture, or ``window`` after the first one was there, or at ``timeout``;
-        at once when a source is deleted meanwhile. Sources that have nothing get an empty item that says why.
+        at once when a source is created, changed or deleted meanwhile. Sources that have nothing get an empty item that
+        says why.
 
         Args:
             frame: Packets (``bytes``) instead of arrays.
@@ -348,7 +349,8 @@ class Comux(Door):
         return {"success": True, "msg": f"source {cam_id!r} created", "source": options.shown()}
 
     def update(self, cam_id: CamId, **changes: Any) -> dict[str, Any]:
-        """Change settings of a source; it goes on where it was, with its books.
+        """Change settings of a source; it goes on where it was, with its books: with another ``W``, ``H`` or
+        ``array_format`` of a video at the next picture, else at the next keyframe.
 
         Raises:
             UnknownSourceError. ConfigError: a setting is wrong; nothing changed.

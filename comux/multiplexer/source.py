@@ -9,7 +9,7 @@ FAILED, both with a growing pause and another try; only wrong settings are final
 store (full, ``every_frame``) or in an event (paused, backing off), never in a loop.
 
 **Books.** A packet is held at ``queue`` (read ahead), ``decoder``, ``pictures``, in this order; each step is one call
-of the account. ``_in_decoder`` mirrors the middle column, so that a decoder that is given up leaves nothing behind.
+of the account.
 Drop causes: ``lapped`` (the topic overwrote it), ``jumped``, ``lag`` (both lag rule), ``resync``, ``decode_error``,
 ``too_large``, ``no_picture``, ``duplicate`` (all from the decoder), ``rate``, ``superseded``, ``stale``, ``align``
 (batch), ``failed`` (in a decoder that was given up), ``removed`` and ``closed`` (still waiting when the source or the
@@ -18,7 +18,8 @@ manager ended).
 **Groups.** A member of a group acknowledges a packet when it left the books (``acks``): what waits when the source ends
 or dies comes again. So a finite source keeps its consumer until its last picture was taken.
 
-**Ends.** ``stop`` sets a flag, closes the store, wakes the consumer and joins; who opened the consumer closes it.
+**Ends.** ``stop`` sets a flag, closes the store, wakes the consumer and joins; who opened the consumer closes it. What
+was read and what is in the decoder is dropped, or waits for the source that takes over (``keeps``).
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ import time
 from typing import Final
 
 from comux.account import Account
-from comux.decoders.interface import ABSORBED, Decoder, Outcome, Picture
+from comux.decoders.interface import ABSORBED, Outcome, Picture
 from comux.errors import ClosedError, ComuxError, ConfigError, EndOfStream, UnknownTopicError, UnsupportedError
 from comux.multiplexer.acks import Acks
 from comux.multiplexer.clocks import SourceClock
+from comux.multiplexer.decoding import Decoding
 from comux.multiplexer.intake import Intake
 from comux.multiplexer.lag import DEFAULT_RECORDS, LagLimits, LagRule, Step
 from comux.multiplexer.pacing import PeriodMeter, RateLimiter
@@ -95,6 +97,7 @@ class Source:
         self.finished = False  #: nothing more will come, whatever happens
         self.removed = False
         self.replaced = False  #: another ``Source`` goes on in its place
+        self.keeps = self.kept = False  #: what was read and is in the decoder is, or was, left for that one
         self.jumps = self.restarts = 0
         self.last_trouble: str | None = None  #: newest drop cause since the last picture
         self.last_detail = ""  #: what the decoder said of it
@@ -118,9 +121,7 @@ class Source:
         if consumer is not None:
             self.intake.take_place(consumer)
         self._acks: Acks | None = None
-        self._decoder: Decoder | None = None
-        self._converting = True
-        self._in_decoder = 0
+        self._decoding = Decoding(self.cam_id, self.account)
         self._first_try = True
         self._made_anew = False
         self._progress = False
@@ -243,12 +244,23 @@ class Source:
     @property
     def damage(self) -> dict[str, int]:
         """How often the decoder saw doubt, by reason."""
-        decoder = self._decoder
+        decoder = self._decoding.decoder
         return {} if decoder is None else dict(decoder.damage)
 
     def _nudge(self) -> None:
         self._wake.set()
         self.intake.wakeup()
+
+    def take_over(self, old: Source) -> None:
+        """Before the start: go on where another one ended, with what it ``keeps``."""
+        with self._hub.lock:
+            kept = old.keeps = old.keeps and old.kept  # a thread that has not ended drops it itself
+        if kept:
+            self.intake.take_over(old.intake)
+            same = old.options.decode_threads == self.options.decode_threads
+            self._decoding.take_over(old._decoding, threads=same)
+        else:
+            self.intake.position, self.intake.clock = old.intake.position, old.intake.clock
 
     # -- states ----------------------------------------------------------------------------------------------------
 
@@ -335,16 +347,16 @@ class Source:
         self._acks = None if consumer.group is None else Acks(consumer, deferred=options.durable)
         self.store.left = self._left
         self._first_try = self._made_anew = False
-        if self._decoder is None:
-            threads = self._around.threads() if self.finite else 1
-            self._decoder = self._around.decoder(decoder_options(options, threads=threads, topic=info))
-            self._converting = True
+        if self._decoding.decoder is None or self._decoding.inherited:
+            threads = self._decoding.threads or (self._around.threads() if self.finite else 1)
+            self._decoding.open(self._around.decoder, decoder_options(options, threads=threads, topic=info))
 
     def _where_to_start(self) -> Start:
         """A topic that was not there when the source started, or was made anew, is read from its beginning."""
         intake = self.intake
         if self._made_anew:
-            self._settle(self._decoder.reset("resync") if self._decoder else [])
+            decoder = self._decoding.decoder
+            self._settle(decoder.reset("resync") if decoder else [])
             intake.forget("resync")
             self._rule.forget()
             return "beginning"
@@ -418,8 +430,8 @@ class Source:
 
     def _end(self, *, final: bool) -> None:
         """The epoch ended: the last pictures come out of the decoder."""
-        assert self._decoder is not None
-        self._settle(self._decoder.drain())
+        assert self._decoding.decoder is not None
+        self._settle(self._decoding.decoder.drain())
         self._epoch_over = True
         if self._stopping:
             return
@@ -430,12 +442,11 @@ class Source:
                 self._hub.arrived.notify_all()
 
     def _feed(self, record: Record) -> None:
-        decoder, acks = self._decoder, self._acks
+        decoder, acks = self._decoding.decoder, self._acks
         assert decoder is not None
         if acks is not None:
             acks.took(record)
-        self.account.move("queue", "decoder")
-        self._in_decoder += 1
+        self._decoding.enter()
         self._settle(decoder.feed(record))
         if acks is not None:
             acks.flush()
@@ -450,12 +461,11 @@ class Source:
             if outcome.picture is not None:
                 self._keep(outcome.picture, outcome.record, outcome.first)
             elif outcome.first:
-                self._in_decoder -= 1
                 if outcome.cause == ABSORBED:
-                    self.account.absorb("decoder")
+                    self._decoding.absorb()
                 else:
                     self._trouble(outcome)
-                    self.account.drop("decoder", outcome.cause or "no_picture")
+                    self._decoding.drop(outcome.cause or "no_picture")
                 self._left(outcome.record)
 
     def _trouble(self, outcome: Outcome) -> None:
@@ -479,14 +489,13 @@ class Source:
 
     def _refuse(self, packet: Record, first: bool, cause: str) -> None:
         if first:
-            self._in_decoder -= 1
-            self.account.drop("decoder", cause)
+            self._decoding.drop(cause)
             self._left(packet)
 
     def _keep(self, picture: Picture, packet: Record, first: bool) -> None:
         self._rule.gave_picture()
         if self.size is None:
-            self._around.warm(self.store.mode, picture)  # before it counts as running
+            self._around.warm(self.cam_id, self.store.mode, picture)  # before it counts as running
         self.size = (picture.width, picture.height)
         limiter = self._limiter
         if limiter is not None and not limiter.take(picture.record.timestamp_ns):
@@ -510,32 +519,24 @@ class Source:
             self._acks.stored(packet)
         if not self.store.put(entry, "decoder"):
             if first:  # it comes again to whoever reads for the group next
-                self._in_decoder -= 1
-                self.account.drop("decoder", self._cause)
+                self._decoding.drop(self._cause)
             return
         if first:
-            self._in_decoder -= 1
+            self._decoding.stored()
         self.pictures.tick(time.monotonic_ns())
         self.last_trouble = None
         if self.state is not State.RUNNING:
             self._set_state(State.RUNNING, "pictures come")
 
     def _give_up_decoder(self, cause: str) -> None:
-        decoder, self._decoder = self._decoder, None
-        self.account.drop("decoder", cause, self._in_decoder)
-        self._in_decoder = 0
         if self._acks is not None and not self._stopping:
             self._acks.give_up()
-        if decoder is not None:
-            try:
-                decoder.close()
-            except Exception:  # noqa: BLE001 - a plug-in's failure to close must not end the source
-                _log.exception("source %r: the decoder could not be closed", self.cam_id)
+        self._decoding.give_up(cause)
 
     # -- lag -------------------------------------------------------------------------------------------------------
 
     def _apply_lag_rule(self) -> None:
-        intake, decoder = self.intake, self._decoder
+        intake, decoder = self.intake, self._decoding.decoder
         assert decoder is not None
         records, age = intake.lag()
         position = intake.next_offset() if records else 0
@@ -556,13 +557,11 @@ class Source:
         elif step is Step.WAIT:
             self._settle(decoder.reset("resync"))
             self._set_state(State.RESYNCING, f"{age:.1f} s behind, waiting for the next keyframe")
-        if self._converting is (step is Step.CATCH_UP):
-            self._converting = not self._converting
-            decoder.set_converting(self._converting)
+        self._decoding.convert(step is not Step.CATCH_UP)
 
     def _seek(self) -> None:
         to, wish = self.wishes.take_seek() or ("end", Wish())
-        decoder = self._decoder
+        decoder = self._decoding.decoder
         assert decoder is not None
         try:
             target = target_of(to, self.intake, decoder)
@@ -584,9 +583,12 @@ class Source:
     def _finish(self) -> None:
         """The thread ends: nothing is held outside the picture store any more."""
         self._close_intake()
-        self.intake.drop_queue(self._cause)
         self.wishes.end(ClosedError(f"source {self.cam_id!r} has ended ({self.reason}); nothing was done"))
-        self._give_up_decoder(self._cause)
+        with self._hub.lock:
+            self.kept = self.keeps
+        if not self.kept:
+            self.intake.drop_queue(self._cause)
+            self._give_up_decoder(self._cause)
         if self._adopted is not None:
             self._adopted.close()
         if self._sharer is not None:

@@ -42,7 +42,7 @@ class Surroundings:
         decoder: Makes a decoder.
         received: Called with every packet in offset order (``emit="all"``), or ``None``.
         threads: How many codec threads a finite source may have.
-        warm: Makes memory for pictures like this one ready, kept by a mode; may take milliseconds.
+        warm: Makes memory for pictures of a source like this one ready, kept by a mode; may take milliseconds.
     """
 
     hub: Hub
@@ -52,7 +52,7 @@ class Surroundings:
     decoder: Callable[[DecoderOptions], Decoder]
     received: Callable[[CamId, Record], None] | None = None
     threads: Callable[[], int] = lambda: 1
-    warm: Callable[[StoreMode, Picture], None] = lambda mode, picture: None
+    warm: Callable[[CamId, StoreMode, Picture], None] = lambda cam_id, mode, picture: None
 
 
 def decoder_options(options: SourceOptions, *, threads: int = 1, topic: TopicInfo | None = None) -> DecoderOptions:

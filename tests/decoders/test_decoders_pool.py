@@ -37,7 +37,9 @@ def test_recycled_only_after_the_last_view():
 
 def test_steady_use_maps_nothing_more():
     pool = ArrayPool()
-    pool.add((360, 640, 3), count=2)
+    pool.prepare((360, 640, 3), count=2)
+    assert pool.mapped == 2
+    pool.prepare((360, 640, 3), count=2)
     assert pool.mapped == 2
     for _ in range(100):
         first, second = pool.take((360, 640, 3)), pool.take((360, 640, 3))
@@ -72,11 +74,26 @@ def test_idle_memory_is_bounded():
     arrays = [pool.take((300_000,)) for _ in range(8)]
     arrays.clear()
     assert 0 < pool.idle_bytes <= 1 << 20
-    pool.add((300_000,), count=9)
+    pool.prepare((300_000,), count=9)
     assert 0 < pool.idle_bytes <= 1 << 20
     other = pool.take((900_000,))
     assert pool.idle_bytes + other.nbytes <= (1 << 20) + 8192
     del other
+
+
+def test_what_is_prepared_counts_what_is_lent_and_what_is_not_wanted_is_given_back():
+    pool = ArrayPool()
+    pool.prepare((4096,), count=3)
+    lent = pool.take((4096,))
+    pool.prepare((4096,), count=4)
+    assert (pool.mapped, pool.lent, pool.idle_bytes) == (4, 1, 3 * 4096)
+    pool.prepare((8192,), count=2)
+    pool.trim([((4096,), np.uint8, 1), ((2048,), np.uint16, 1)])  # of one size
+    assert (pool.lent, pool.idle_bytes) == (1, 2 * 4096)
+    pool.trim([])
+    assert (pool.lent, pool.idle_bytes) == (1, 0)
+    del lent
+    assert (pool.lent, pool.idle_bytes) == (0, 4096)
 
 
 def test_arrays_outlive_the_pool():

@@ -139,6 +139,61 @@ def serves(address: str, cams: list[str], orderly: bool) -> None:
     note("stopped")
 
 
+def managed(
+    address: str,
+    cams: list[str],
+    parent: int | None = None,
+    drain: str = "sends",
+    publishes: str = "",
+    folder: str = "",
+    **more: Any,
+) -> None:
+    """A manager that runs until it is told to end: holds its first picture, and sends it when the loop has ended.
+
+    Args:
+        parent: Process with which to end.
+        drain: ``"sends"``; ``"hangs"``: it never comes to an end by itself once it was told.
+        publishes: A source that it has published on every camera's topic, by processes that do not watch it.
+        folder: Where it has a topic of its own, which goes with it.
+        more: For ``Comux``.
+    """
+    import subprocess
+    import threading
+
+    from comux import Comux, ring
+    from comux.lifecycle import child_environment, python_command, until_stopped
+
+    if folder:
+        own = ring.create(ring.RingSpec("own", slots=8, lifetime="session"), folder)
+        note("own", name=own.name)
+    env = child_environment()
+    for cam in cams if publishes else ():
+        call = python_command("comux", "publish", publishes, "-t", f"raw_{cam}", "-a", address, "--quiet")
+        note("child", pid=subprocess.Popen(call, env=env).pid)
+    held = None
+    with Comux(cams, address=address, **more) as cameras:
+        with until_stopped("pid", parent=parent, on_stop=cameras.stop):
+            note("running", pid=os.getpid())
+            for batch in cameras:
+                for item in batch.fresh[: held is None]:
+                    held = item
+                    note("holds", index=item.index)
+            note("told")
+            while drain == "hangs":
+                threading.Event().wait(1)
+        if held is not None:
+            cameras.send(held, {"after": "the end"})
+    note("stopped", balanced=all(account.balanced for account in cameras.accounts().values()))
+
+
+def parent(**options: Any) -> None:
+    """Starts ``managed``, which ends with it, and waits to be killed."""
+    import subprocess
+
+    call = [sys.executable, __file__, "managed", sys.argv[2], json.dumps({**options, "parent": os.getpid()})]
+    subprocess.Popen(call).wait()
+
+
 def shares(address: str, group: str, topics: str, durable: bool, send: bool = False, **options: Any) -> None:
     """A member of a fleet: notes what it was given, what it put down, and every picture its loop took."""
     from comux import Comux
@@ -163,7 +218,7 @@ def shares(address: str, group: str, topics: str, durable: bool, send: bool = Fa
 
 
 PROGRAMS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (publish, send, member, manager, waits, forgets, serves, shares)
+    f.__name__: f for f in (publish, send, member, manager, waits, forgets, serves, managed, parent, shares)
 }
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from comux import terminate
+from comux.lifecycle import process_start
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "terminate.py"
 CAMERA = "synthetic://64x48@30?gop=10"
@@ -80,3 +83,84 @@ def test_terminate_ends_a_running_program_by_its_pid_file(place: Any, tmp_path: 
     assert not pid_file.exists()
     assert terminate(pid_file).outcome == "no_file"
     _nobody_attached(place, "raw_cam")
+
+
+def _running(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if process_start(pid) is not None]
+
+
+def _members(place: Any) -> int:
+    (group,) = place.broker.groups("raw_cam")
+    return int(group.members)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_what_was_delivered_is_sent_and_groups_are_left(
+    place: Any, until: Any, tmp_path: Path, number: signal.Signals
+) -> None:
+    place.topic("raw_cam", records=256, metadata={"codec": "h264"})
+    place.feed(CAMERA, "raw_cam")
+    program = place.program("managed", cams=["cam"], group="watchers", control_topic="config")
+    held = program.wait_for("holds")[0]["index"]
+    assert (tmp_path / "pid").exists() and _members(place) == 1
+    program.ask(number)
+    assert program.wait(30) == 0, program.errors()
+    assert program.lines("stopped") == [{"what": "stopped", "balanced": True}]
+    sent = place.retained("stream_cam")
+    assert [json.loads(record.header("comux-source"))[-1] for record in sent] == [held]
+    assert not (tmp_path / "pid").exists() and _members(place) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once_what_does_not_end(place: Any, tmp_path: Path, number: signal.Signals) -> None:
+    place.topic("raw_cam", records=64, metadata={"codec": "h264"})
+    program = place.program("managed", cams=["cam"], drain="hangs")
+    program.wait_for("running")
+    program.ask(signal.SIGTERM)
+    program.wait_for("told")
+    assert program.process.poll() is None
+    program.ask(number)
+    assert program.wait(30) == -number, program.errors()
+    assert program.lines("stopped") == []
+    terminate(tmp_path / "pid")
+    assert not (tmp_path / "pid").exists()
+    _nobody_attached(place, "raw_cam")
+
+
+@pytest.mark.parametrize("drain", ["sends", "hangs"])
+def test_a_manager_whose_parent_dies_ends(place: Any, until: Any, tmp_path: Path, drain: str) -> None:
+    place.topic("raw_cam", records=256, policy="drop_oldest", metadata={"codec": "h264"})
+    place.feed(CAMERA, "raw_cam")
+    parent = place.program("parent", cams=["cam"], drain=drain)
+    pid = parent.wait_for("running")[0]["pid"]
+    parent.wait_for("holds")
+    parent.kill()
+    until(lambda: not _running([pid]), 60, "the manager's end")
+    assert len(parent.lines("stopped")) == (drain == "sends")
+    assert len(place.retained("stream_cam") if drain == "sends" else []) == (drain == "sends")
+    assert (tmp_path / "pid").exists() is (drain == "hangs"), "who had to be killed could not remove it"
+
+
+@pytest.mark.parametrize("drain", ["sends", "hangs"])
+@pytest.mark.parametrize("by", ["command", "script"])
+def test_terminate_ends_a_manager_with_its_publishers(
+    place: Any, until: Any, tmp_path: Path, drain: str, by: str
+) -> None:
+    for cam in ("one", "two"):
+        place.topic(f"raw_{cam}", records=256, policy="drop_oldest", metadata={"codec": "h264"})
+    more = {"drain": drain, "publishes": CAMERA, "control_topic": "config", "folder": str(place.directory)}
+    program = place.program("managed", cams=["one", "two"], **more)
+    program.wait_for("holds")
+    publishers = [line["pid"] for line in program.lines("child")]
+    assert len(publishers) == 2 and _running(publishers) == publishers
+    assert "own" in place.broker.topics()
+    call = [sys.executable, str(SCRIPT)] if by == "script" else [sys.executable, "-m", "comux", "terminate"]
+    done = subprocess.run(
+        [*call, "--timeout", "3"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "it had started 2 processes" in done.stdout and ("killed" in done.stdout) is (drain == "hangs")
+    assert program.wait(10) == (0 if drain == "sends" else -9), program.errors()
+    assert _running(publishers) == [] and not (tmp_path / "pid").exists()
+    assert "own" not in place.broker.topics() and ("removed own" in done.stdout) is (drain == "hangs")
+    _nobody_attached(place, "raw_one", "raw_two", "config")

@@ -53,6 +53,9 @@ def test_the_example_sends_results_and_ends_on_an_interrupt(tmp_path: Path) -> N
                 wait.wait(0.02)
             program.send_signal(signal.SIGINT)
             output, _ = program.communicate(timeout=30)
+            stop.set()
+            for feed in feeds:
+                feed.join(20)  # before their topics are taken from under them
             results = [broker.record_at(f"stream_cam{n}", 0) for n in (1, 2)]
             for topic in broker.topics():
                 broker.delete_topic(topic, force=True)

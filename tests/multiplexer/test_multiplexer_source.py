@@ -123,7 +123,7 @@ def test_one_broken_source_changes_nothing_for_the_others(start: Any, feed: Any,
     if fault == "stall":
         wait_for(lambda: mux.get("bad").status == "stalled")
     elif fault == "garbage":
-        assert mux.get("bad").status == "decode_error"
+        assert "decode_error" in reasons  # by now it may have stalled
         assert mux.accounts()["bad"].dropped["decode_error"] >= 10
     elif fault == "explode":
         wait_for(lambda: mux.status()["sources"]["bad"]["restarts"] >= 1)

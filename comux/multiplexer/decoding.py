@@ -1,0 +1,109 @@
+"""A source's decoder, and the packets in it: held at ``decoder`` by the books until it is known what they became.
+
+A source that is replaced by another one (``update``) hands both over, so that the packets between two keyframes go on
+making pictures: another size or format of the arrays asks for no other decoder. Used by one source's thread at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from comux.account import Account
+from comux.decoders.interface import Decoder, DecoderOptions
+from comux.options import CamId
+
+_log = logging.getLogger("comux.multiplexer")
+
+PLACE: Final = "decoder"
+
+
+class Decoding:
+    """See the module.
+
+    Args:
+        cam_id: Of the source.
+        account: Its books.
+
+    Attributes:
+        decoder: ``None`` before there is one, and after it was given up.
+        inherited: It was another source's, and ``open`` has not seen yet whether it will do.
+        threads: With how many threads that one decodes, where this one may go on so; 0: choose.
+    """
+
+    def __init__(self, cam_id: CamId, account: Account) -> None:
+        self.decoder: Decoder | None = None
+        self._cam_id = cam_id
+        self._account = account
+        self._packets = 0  # in the decoder; mirrors the books, so that one that is given up leaves nothing behind
+        self._options: DecoderOptions | None = None
+        self._converting = True
+        self.inherited = False
+        self.threads = 0
+
+    def open(self, make: Callable[[DecoderOptions], Decoder], options: DecoderOptions) -> None:
+        """See to it that there is a decoder. One that was taken over, and cannot go on so, is given up, ``updated``.
+
+        Raises:
+            ComuxError: as ``make``.
+        """
+        if self.inherited and not self._goes_on(options):
+            self.give_up("updated")
+        self.inherited, self.threads = False, 0
+        if self.decoder is None:
+            self.decoder = make(options)
+            self._converting = True
+        self._options = options
+
+    def _goes_on(self, wanted: DecoderOptions) -> bool:
+        old = self._options
+        if self.decoder is None or old is None:
+            return False
+        if replace(wanted, width=old.width, height=old.height, array_format=old.array_format) != old:
+            return False
+        return wanted == old or self.decoder.reshape(wanted.width, wanted.height, wanted.array_format)
+
+    def take_over(self, other: Decoding, *, threads: bool) -> None:
+        """Go on with the decoder of another, whose thread has ended, and with what is in it; ``threads``: as many."""
+        self.decoder, other.decoder = other.decoder, None
+        self._packets, other._packets = other._packets, 0
+        self._options, self._converting, self.inherited = other._options, other._converting, True
+        self.threads = self._options.threads if threads and self._options is not None else 0
+
+    def enter(self) -> None:
+        """A packet goes in."""
+        self._account.move("queue", PLACE)
+        self._packets += 1
+
+    def stored(self) -> None:
+        """A packet's picture was taken, and its place in the books with it."""
+        self._packets -= 1
+
+    def absorb(self) -> None:
+        """A packet held no picture, and was none to hold one."""
+        self._packets -= 1
+        self._account.absorb(PLACE)
+
+    def drop(self, cause: str) -> None:
+        """A packet became nothing."""
+        self._packets -= 1
+        self._account.drop(PLACE, cause)
+
+    def convert(self, converting: bool) -> None:
+        """Whether pictures are worth converting; see ``Decoder.set_converting``."""
+        if self.decoder is not None and self._converting is not converting:
+            self._converting = converting
+            self.decoder.set_converting(converting)
+
+    def give_up(self, cause: str) -> None:
+        """Close the decoder; what is in it is dropped."""
+        decoder, self.decoder = self.decoder, None
+        self._account.drop(PLACE, cause, self._packets)
+        self._packets = 0
+        if decoder is not None:
+            try:
+                decoder.close()
+            except Exception:  # noqa: BLE001 - a plug-in's failure to close must not end the source
+                _log.exception("source %r: the decoder could not be closed", self._cam_id)

@@ -10,10 +10,10 @@ from typing import Any
 from rich.text import Text
 
 from comux.cli.reach import reach
-from comux.cli.signals import ended_by_signals
 from comux.cli.tables import check_format, console, plain_table, print_json
 from comux.control import Applied, Change, Remote, YamlRegistry, apply, changes_to
 from comux.errors import ComuxError
+from comux.lifecycle import until_stopped
 from comux.options import SourceOptions
 
 _STYLES = {"create": "green", "update": "yellow", "delete": "red"}
@@ -54,7 +54,7 @@ def run_apply(
         code = _once(remote, desired, dry_run, delete, as_data)
         if not watch:
             return code
-        with ended_by_signals(registry.close):
+        with until_stopped(on_stop=registry.close):
             while registry.wait_for_change():
                 try:
                     _once(remote, registry.fetch(), dry_run, delete, as_data)

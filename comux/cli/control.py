@@ -7,11 +7,11 @@ import sys
 import time
 from typing import Any, Literal
 
-from comux.cli.signals import ended_by_signals
 from comux.cli.sources import value_of
 from comux.cli.tables import print_json
 from comux.control import Remote
 from comux.errors import ClosedError
+from comux.lifecycle import until_stopped
 
 
 def send(remote: Remote, action: str, text: str | None, *, raw: bool, as_data: bool) -> int:
@@ -49,7 +49,7 @@ def tail(remote: Remote, *, start: Literal["beginning", "end"], count: int | Non
     Returns:
         0.
     """
-    with ended_by_signals(remote.close):
+    with until_stopped(on_stop=remote.close):
         try:
             for number, said in enumerate(remote.overhear(start), 1):
                 print(json.dumps(said, ensure_ascii=False) if as_data else _line(said), flush=True)

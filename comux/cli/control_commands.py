@@ -57,6 +57,7 @@ def run_command(
     pid_file: Annotated[
         str, typer.Option(metavar="PATH", help="Where to say who runs, for comux terminate; '': nowhere.")
     ] = "pid",
+    parent: Annotated[int | None, typer.Option(metavar="PID", help="End when this process has ended.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     format: Format = "table",
 ) -> None:
@@ -67,7 +68,7 @@ def run_command(
     """
     from comux.cli.run_file import RunOptions, run_file
 
-    options = RunOptions(model, seconds, batches, Path(pid_file) if pid_file else None, quiet, format)
+    options = RunOptions(model, seconds, batches, Path(pid_file) if pid_file else None, parent, quiet, format)
     raise typer.Exit(run_file(file, options))
 
 

@@ -22,10 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comux.cli.signals import ended_by_signals
 from comux.cli.tables import books_table, check_format, console, print_json
 from comux.errors import ConfigError, DeliveryError, EndOfStream, WaitTimeoutError
-from comux.lifecycle import StopEvent, write_pid_file
+from comux.lifecycle import StopEvent, until_stopped
 from comux.multiplexer import Batch, Comux
 
 Model = Callable[[Batch], Any]
@@ -59,6 +58,7 @@ def run_model(
     seconds: float | None,
     batches: int | None,
     pid_file: Path | None,
+    parent: int | None,
     quiet: bool,
     format: str,
 ) -> int:
@@ -71,6 +71,7 @@ def run_model(
         name: Of the model, for people.
         seconds, batches: Limits; ``None``: none.
         pid_file: Says who runs, see ``comux.lifecycle``; ``None``: none is written.
+        parent: Process with which to end; ``None``: none.
         quiet: Print errors only.
         format: ``table`` or ``json``: stdout carries the result alone.
 
@@ -84,9 +85,7 @@ def run_model(
     work, began = Work(), time.monotonic()
     with ExitStack() as stack:
         stack.callback(cameras.close)
-        stop = stack.enter_context(ended_by_signals(cameras.stop))
-        if pid_file is not None:
-            write_pid_file(pid_file)
+        stop = stack.enter_context(until_stopped(pid_file, parent=parent, on_stop=cameras.stop))
         cameras.start()
         if not quiet:
             where = "" if pid_file is None else f"; comux terminate {pid_file} ends it too"

@@ -48,6 +48,7 @@ class RunOptions:
     seconds: float | None = None
     batches: int | None = None
     pid_file: Path | None = None
+    parent: int | None = None
     quiet: bool = False
     format: str = "table"
 
@@ -83,6 +84,7 @@ def run_file(path: Path, options: RunOptions) -> int:
             seconds=options.seconds,
             batches=options.batches,
             pid_file=options.pid_file,
+            parent=options.parent,
             quiet=options.quiet,
             format=options.format,
         )
@@ -162,6 +164,7 @@ def show_cameras(
         seconds=None,
         batches=number,
         pid_file=None,
+        parent=None,
         quiet=False,
         format="table",
     )

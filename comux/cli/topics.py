@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from comux.cli.groups import group_rows, group_table
-from comux.cli.signals import ended_by_signals
 from comux.cli.tables import check_format, console, plain_table, print_json
 from comux.control import nearest
 from comux.errors import ClosedError, ComuxError, ConfigError, EndOfStream, HeaderError
 from comux.headers import decode_headers
+from comux.lifecycle import until_stopped
 from comux.records import Record
 from comux.redaction import shown
 from comux.transport import Broker, TopicInfo, TopicSpec, connect
@@ -161,7 +161,7 @@ def tail_topics(address: str, names: Sequence[str], *, start: str, count: int | 
     with (
         connect(address) as broker,
         broker.consumer(list(names), start=place) as consumer,
-        ended_by_signals(consumer.close),
+        until_stopped(on_stop=consumer.close),
         suppress(ClosedError, EndOfStream),
     ):
         left = float("inf") if count is None else count
@@ -256,7 +256,7 @@ def measure_topics(
     with (
         connect(address) as broker,
         broker.consumer(list(names), start="end", on_end="wait") as consumer,
-        ended_by_signals(consumer.close),
+        until_stopped(on_stop=consumer.close),
         suppress(ClosedError),
     ):
         deadline = float("inf") if seconds is None else time.monotonic() + seconds

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +154,21 @@ def test_a_second_signal_ends_a_stuck_model_at_once(start: Callable[..., Any], r
     assert running.process.poll() is None
     running.send(signal.SIGTERM)
     assert running.end().code == -signal.SIGTERM
+
+
+def test_it_ends_with_the_process_it_was_told(
+    start: Callable[..., Any], recorded: Callable[..., str], tmp_path: Path
+) -> None:
+    recorded("parent", model="model:silent")
+    text = (tmp_path / "cameras.yaml").read_text().replace("on_end: stop", "on_end: wait")
+    (tmp_path / "cameras.yaml").write_text(text)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as parent:
+        running = start("run", "cameras.yaml", "--format", "json", "--parent", str(parent.pid))
+        running.wait_for("running model:silent", where="err")
+        parent.kill()
+        ended = running.end()
+    assert ended.code == 0, ended.err
+    assert all(book["balanced"] for book in json.loads(ended.out)["sources"].values())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from comux.control.client import send_command
-from comux.control.commands import Command, CommandLimits, make_command, parse_command
+from comux.control.commands import Command, CommandLimits, make_command, parse_command, state_topic_of
 from comux.control.controller import Controller, current_command
 from comux.control.desired import Change, Watcher, difference
 from comux.control.interface import Act, Target
@@ -41,6 +41,7 @@ __all__ = [
     "open_registry",
     "parse_command",
     "send_command",
+    "state_topic_of",
 ]
 
 

@@ -32,6 +32,26 @@ def carry_out(core: Core, change: Change) -> None:
         core.delete(change.cam_id)
 
 
+def restore(core: Core, change: Change) -> bool:
+    """Do again what a command had done in an earlier life; before the start, where what is missing is waited for.
+
+    Returns:
+        ``False`` where the program states the source to be created itself.
+
+    Raises:
+        ComuxError: as ``Core``'s methods.
+    """
+    key = str(change.cam_id)
+    if isinstance(change.value, SourceOptions):
+        if key in core.specs:
+            return False
+        core.create(change.value, strict=False)
+    else:
+        carry_out(core, change)
+    core.settings.restored.add(key)
+    return True
+
+
 def pause(core: Core, cam_id: CamId | None, *, paused: bool) -> dict[str, str]:
     """Stop fetching from a source, or go on; ``None``: all sources.
 

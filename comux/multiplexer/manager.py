@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from comux.account import AccountSnapshot
-from comux.control import Controller, Registry, Watcher, open_registry
+from comux.control import Change, Controller, Registry, Watcher, open_registry
 from comux.decoders import create_decoder
 from comux.decoders.interface import Decoder, DecoderOptions
 from comux.errors import ConfigError, EndOfStream
@@ -82,6 +82,7 @@ class Comux(Door):
             are no ``cam_ids``.
         client_name: What control commands may be addressed to.
         control_topic, control_address, acts: As ``setup_controller``.
+        durable_control: After a crash go on with the next command and with the sources as commands had made them.
         decoder_factory: Makes decoders; the default is the registry of codecs.
         source: Settings of ``SourceOptions`` for every source that has none of its own (``mode``, ``codec``, ``W``, …).
 
@@ -98,6 +99,7 @@ class Comux(Door):
         registry = database(cam_ids, words)
         level = level_of(words.pop("log_level", None))
         control = {name: words.pop(name, None) for name in ("control_topic", "control_address", "acts")}
+        kept = flag(words.pop("durable_control", False), "durable_control")
         self.client_name: str = words.pop("client_name", "comux")
         decoder: Callable[[DecoderOptions], Decoder] = words.pop("decoder_factory", None) or create_decoder
         shared = {name: words.pop(name, None) for name in ("share", "topics", "durable")}
@@ -119,11 +121,12 @@ class Comux(Door):
             self.setup_consumers(**shared)
         self._end = weakref.finalize(self, core.close)
         if control["control_topic"] is not None:
-            self.setup_controller(
-                control["control_topic"], control["control_address"] or settings.address, control["acts"]
-            )
+            address = control["control_address"] or settings.address
+            self.setup_controller(control["control_topic"], address, control["acts"], durable=kept)
         elif control["acts"] is not None:
             raise ConfigError("acts without control_topic: name the topic on which commands come")
+        elif kept:
+            raise ConfigError("durable_control without control_topic: name the topic on which commands come")
 
     def _define(self, cam_ids: Any, watch: bool) -> None:
         if isinstance(cam_ids, (str, Path)) and str(cam_ids).lower().endswith((".yaml", ".yml")):
@@ -155,12 +158,20 @@ class Comux(Door):
         if watch:
             self._watcher = Watcher(
                 registry,
-                lambda change: actions.carry_out(core, change),
+                self._carry_out,
                 events=core.events,
                 stated=core.specs.values(),
                 defaults=lambda: core.settings.defaults,
             )
             core.at_close.append(self._watcher.close)
+
+    def _carry_out(self, change: Change) -> None:
+        """What the registry states anew."""
+        core, controller = self._core, self._controller
+        if controller is None:
+            actions.carry_out(core, change)
+        else:
+            controller.restate(change, lambda change: actions.carry_out(core, change))
 
     # -- taking ----------------------------------------------------------------------------------------------------
 
@@ -512,6 +523,8 @@ class Comux(Door):
         core = self._open_core()
         if self._watcher is not None and core.fleet is not None:
             raise ConfigError("watch_registry with share: the group says which cameras are ours; leave one of them")
+        if self._controller is not None and self._controller.durable and core.fleet is not None:
+            raise ConfigError("durable_control with share: the group says which cameras are ours; leave one of them")
         core.start()
         if self._controller is not None:
             self._controller.start()

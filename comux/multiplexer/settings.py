@@ -33,6 +33,9 @@ class Settings:
         strict: Whether a missing topic or engine is an error at the start.
         check_produce: Whether the produce topics are made at the start.
         produce_options: Passed to the engine of the results.
+        reserved: What topics of durable control begin with, which are no source's; empty: there are none.
+        restored: Ids of sources that commands of an earlier life changed: what is missing for one of them at the start
+            is its own trouble.
     """
 
     address: str = "shm://"
@@ -44,6 +47,8 @@ class Settings:
     strict: bool = True
     check_produce: bool = False
     produce_options: dict[str, Any] = field(default_factory=dict)
+    reserved: str = ""
+    restored: set[str] = field(default_factory=set)
 
     def resolve(self, spec: SourceOptions) -> SourceOptions:
         """A source's complete settings: its own, the defaults, topics and addresses filled in.
@@ -65,6 +70,9 @@ class Settings:
         if self.share_schema is not None:
             values.setdefault("share_frames", topic_name(self.share_schema, cam_id))
         options = SourceOptions(**values)
+        for name in (options.consume_topic, options.produce_topic, options.share_frames):
+            if self.reserved and (name or "").startswith(self.reserved):
+                raise ConfigError(f"source {cam_id!r}: topic {name!r} is a topic of the control plane; name another")
         if options.codec == "frames" and options.share_frames is not None:
             raise ConfigError(f"source {cam_id!r}: it reads shared frames; sharing them again is not needed")
         return options

@@ -390,8 +390,8 @@ class Core:
             self.specs[key] = spec
             try:
                 self.connect(spec.cam_id)
-            except ComuxError:
-                if self.settings.strict if strict is None else strict:
+            except ComuxError as exc:
+                if isinstance(exc, ConfigError) or (self.settings.strict if strict is None else strict):
                     del self.specs[key]
                     raise
             if self.started:

@@ -1,0 +1,204 @@
+"""SIGKILL at each step of a change of sources: the next life has exactly the sources that were wanted.
+
+A program kills itself at a named step, before or after it, in one life after another; each life begins with what the
+ones before left, and is asked what sources it has before the next command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comux.control import make_command, send_command
+from comux.transport import Broker
+
+Sources = dict[str, dict[str, Any]]
+
+LONG = 30.0
+STEPS = {
+    "create": ("parse", "connect", "swap", "start", "overlay", "save", "answer"),
+    "update": ("parse", "swap", "stop", "join", "start", "overlay", "save", "answer"),
+    "delete": ("parse", "let go", "stop", "join", "overlay", "save", "answer"),
+}
+FILE_STEPS = ("carry out", "connect", "swap", "start")
+NAMES = ("one", "two", "three", "four", "five")
+
+
+def deaths(steps: tuple[str, ...]) -> list[str]:
+    return [f"{when} {step}" for step in steps for when in ("before", "after")]
+
+
+def write(broker: Broker, action: str, value: Any) -> None:
+    """A command of somebody who waits for no answer."""
+    key, data, headers = make_command(action, value)
+    with broker.producer("config") as producer:
+        producer.send(data, key=key, headers=headers, timeout=30).result(30)
+
+
+def asked(broker: Broker) -> Sources:
+    """The sources that a living program has, as they are stated, in order; also of those that run."""
+    answer = send_command(broker, "config", "sources", timeout=LONG)
+    assert answer["ok"], answer
+    sources = {key: {k: v for k, v in spec.items() if k != "cam_id"} for key, spec in answer["result"].items()}
+    running = send_command(broker, "config", "status", timeout=LONG)["result"]["sources"]
+    assert list(running) == list(sources), "what runs is what is stated"
+    return sources
+
+
+def begun(program: Any, number: int) -> None:
+    """The n-th life, counted from 0, runs, and those before it ended as they were to end."""
+    program.wait_for("started", number + 1)
+    codes = [line["code"] for line in program.lines("ended")]
+    assert codes == [-signal.SIGKILL] * number, program.errors()
+
+
+def finished(place: Any, program: Any) -> None:
+    """The last life is told to stop."""
+    assert send_command(place.broker, "config", "stop", timeout=LONG)["ok"]
+    assert program.wait(LONG) == 0
+    assert program.lines("ended")[-1]["code"] == 0, program.errors()
+
+
+def command_of(action: str, number: int) -> dict[str, Any]:
+    """The argument of the n-th command of a kind, each with an effect of its own."""
+    if action == "create":
+        return {"cam_id": f"new{number}", "rate": number + 1.0}
+    if action == "update":
+        return {"cam_id": "one" if number % 2 else "mine", "maxlen": number + 30}
+    return {"cam_id": f"new{number}" if number % 2 else f"own{number}"}
+
+
+def carry_out(sources: Sources, action: str, value: dict[str, Any]) -> None:
+    """What a command makes of the sources; one that cannot be carried out changes nothing."""
+    cam_id, settings = value["cam_id"], {k: v for k, v in value.items() if k != "cam_id"}
+    if (action == "create") == (cam_id in sources):
+        return
+    if action == "delete":
+        del sources[cam_id]
+    else:
+        sources[cam_id] = {**sources.get(cam_id, {}), **settings}
+
+
+@pytest.mark.parametrize("action", STEPS)
+def test_a_program_killed_at_each_step_of_a_command_has_the_wanted_sources_in_its_next_life(
+    place: Any, action: str
+) -> None:
+    points = deaths(STEPS[action])
+    own = ["one", *(f"own{number}" for number in range(len(points)))] if action == "delete" else ["one"]
+    made = [f"new{number}" for number in range(len(points))]
+    for cam in {"mine", *own, *made}:
+        place.topic(f"raw_{cam}", records=4, data_bytes=1 << 16)
+    wanted: Sources = {cam: {} for cam in own}
+    lives = [{"death": death, "of": json.dumps(command_of(action, n))} for n, death in enumerate(points)]
+    program = place.program(
+        "lives", program="controlled", deaths=[*lives, {}], cams=own, codec="raw", durable_control=True
+    )
+    for number, death in enumerate([*points, ""]):
+        begun(program, number)
+        if number == 0:
+            for cam in ["mine", *(made if action == "delete" else [])]:
+                value = {"cam_id": cam, "rate": 3.0}
+                assert send_command(place.broker, "config", "create", value, timeout=LONG)["ok"]
+                carry_out(wanted, "create", value)
+        sources = asked(place.broker)
+        assert sources == wanted, f"after {points[number - 1]}"
+        assert list(sources) == list(wanted), "the order of the batch"
+        if death:
+            write(place.broker, action, command_of(action, number))
+            carry_out(wanted, action, command_of(action, number))
+    finished(place, program)
+
+
+def test_a_program_killed_at_each_step_of_a_create_has_what_its_file_says_in_its_next_life(
+    place: Any, tmp_path: Path
+) -> None:
+    points = deaths(FILE_STEPS)
+    path, stated = tmp_path / "cameras.json", [{"cam_id": "one"}]
+
+    def state(*more: dict[str, Any]) -> None:
+        stated.extend(more)
+        path.with_suffix(".new").write_text(json.dumps(stated))
+        path.with_suffix(".new").rename(path)
+
+    state()
+    for cam in ("one", *(f"new{number}" for number in range(len(points)))):
+        place.topic(f"raw_{cam}", records=4, data_bytes=1 << 16)
+    lives = [*({"death": death} for death in points), {}]
+    program = place.program("lives", program="watched", deaths=lives, path=str(path), codec="raw")
+    for number, death in enumerate([*points, ""]):
+        begun(program, number)
+        sources = asked(place.broker)
+        assert [{"cam_id": cam, **settings} for cam, settings in sources.items()] == stated, (
+            f"after {points[number - 1]}"
+        )
+        if death:
+            state({"cam_id": f"new{number}", "rate": number + 1.0})
+    finished(place, program)
+
+
+def _random_command(chance: random.Random) -> tuple[str, dict[str, Any]]:
+    cam_id, action = chance.choice(NAMES), chance.choice(["create", "update", "update", "delete"])
+    number = chance.randrange(30, 99)  # not the default of either
+    settings = {} if action == "delete" else {chance.choice(["maxlen", "rate"]): number}
+    return action, {"cam_id": cam_id, **settings}
+
+
+def _random_deaths(place: Any, seed: int, lives: int) -> None:
+    """Commands that go together and ones that do not, from another process that waits for no answer; the program is
+    killed when it has given so many answers, and a moment later."""
+    chance = random.Random(seed)
+    for cam in NAMES:
+        place.topic(f"raw_{cam}", records=4, data_bytes=1 << 16)
+    wanted: Sources = {"one": {}, "two": {"rate": 5.0}}
+    own = [{"cam_id": cam, **settings} for cam, settings in wanted.items()]
+    for _ in range(lives):
+        program = place.program("controlled", cams=own, codec="raw", durable_control=True)
+        program.wait_for("started")
+        assert asked(place.broker) == wanted
+        count, answers = chance.randrange(1, 30), 0
+        with place.broker.consumer("config_replies", on_end="wait") as replies:
+            for _ in range(count):
+                action, value = _random_command(chance)
+                write(place.broker, action, value)
+                carry_out(wanted, action, value)
+            enough = chance.randrange(count)
+            while answers < enough:
+                answers += len(replies.poll(LONG))
+        threading.Event().wait(chance.random() * 0.01)  # the instant, no waiting for anything
+        program.kill()
+        if chance.random() < 0.5:  # while nobody is there
+            write(place.broker, "create", {"cam_id": "five"})
+            carry_out(wanted, "create", {"cam_id": "five"})
+    program = place.program("controlled", cams=own, codec="raw", durable_control=True)
+    program.wait_for("started")
+    assert asked(place.broker) == wanted, f"seed {seed}"
+    program.kill()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_program_killed_at_random_instants_has_the_wanted_sources_in_its_next_life(place: Any, seed: int) -> None:
+    _random_deaths(place, seed, 3)
+
+
+@pytest.mark.torture
+def test_a_program_killed_at_random_instants_for_long(place: Any, tmp_path: Path) -> None:
+    seed = int(os.environ.get("COMUX_TORTURE_SEED") or random.SystemRandom().randrange(2**31))
+    end = time.monotonic() + float(os.environ.get("COMUX_TORTURE_SECONDS") or 60)
+    while time.monotonic() < end:
+        print(f"seed {seed}")
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        fresh = type(place)(folder)
+        try:
+            _random_deaths(fresh, seed, 5)
+        finally:
+            fresh.close()
+        seed += 1

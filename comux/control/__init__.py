@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from comux.control.acts import current_command
 from comux.control.client import send_command
 from comux.control.commands import Command, CommandLimits, make_command, parse_command, state_topic_of
-from comux.control.controller import Controller, current_command
+from comux.control.controller import Controller
 from comux.control.desired import Change, Watcher, difference
 from comux.control.interface import Act, Target
 from comux.control.legacy import Control

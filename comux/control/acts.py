@@ -19,6 +19,11 @@ from comux.errors import ConfigError
 current: contextvars.ContextVar[Command | None] = contextvars.ContextVar("comux_command", default=None)
 
 
+def current_command() -> Command | None:
+    """Inside a user's act: the command being carried out (raw bytes, request-id, …); elsewhere ``None``."""
+    return current.get()
+
+
 def check_acts(acts: Mapping[str, Act] | None) -> dict[str, Act]:
     """A copy of the acts.
 

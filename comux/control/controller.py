@@ -37,7 +37,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from comux.account import Account, AccountSnapshot
-from comux.control.acts import ActWorker, call, check_acts, current
+from comux.control.acts import ActWorker, call, check_acts
 from comux.control.commands import (
     BUILT_IN,
     EVERYONE,
@@ -72,11 +72,6 @@ from comux.transport.pace import Budget
 _BATCH: Final = 16
 _PAUSE_FIRST: Final = 0.05
 _PAUSE_MOST: Final = 5.0
-
-
-def current_command() -> Command | None:
-    """Inside a user's act: the command being carried out (raw bytes, request-id, …); elsewhere ``None``."""
-    return current.get()
 
 
 class _Refused(Exception):
@@ -328,8 +323,14 @@ class Controller:
         Raises:
             Exception: as ``carry_out``.
         """
-        with contextlib.nullcontext() if self._state is None else self._state.restated(change):
+        with contextlib.nullcontext() if self._state is None else self._state.restated(change, self._wake):
             carry_out(change)
+
+    def _wake(self) -> None:
+        consumer = self._consumer
+        if consumer is not None:
+            with contextlib.suppress(ClosedError):
+                consumer.wakeup()
 
     def act(self, action: str, value: Any = None) -> Any:
         """Carry out an action directly, in the calling thread.

@@ -341,13 +341,19 @@ class DurableState:
                 self._overlay.update(value["cam_id"], {name: v for name, v in value.items() if name != "cam_id"})
 
     @contextlib.contextmanager
-    def restated(self, change: Change) -> Iterator[None]:
-        """While what the program's registry states anew is carried out: its word counts from now on."""
+    def restated(self, change: Change, unsaved: Callable[[], None]) -> Iterator[None]:
+        """While what the program's registry states anew is carried out: its word counts from now on.
+
+        Args:
+            change: What it states.
+            unsaved: Called where that cannot be written down now, for who tries again.
+        """
         with self.lock:
             settings = change.value if change.action == "update" and isinstance(change.value, Mapping) else None
             if self._overlay.forget(change.cam_id, settings):
                 self._dirty = True
-                self.save()
+                if not self.save():
+                    unsaved()
             yield
 
     # -- keeping ---------------------------------------------------------------------------------------------------

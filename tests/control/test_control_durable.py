@@ -401,6 +401,24 @@ def test_saving_that_fails_is_told_of_and_tried_again(
     assert controller.events.recent("control.saved")
 
 
+def test_what_a_registry_restated_is_tried_again_too(
+    control: Make, broker: Broker, target: Any, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that would try waits for commands just then."""
+    controller = control(durable=True)
+    send_command(broker, "config", "update", {"cam_id": "cam1", "rate": 5})
+
+    def fails(self: DurableState) -> None:
+        raise WaitTimeoutError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DurableState, "_send", fails)
+        controller.restate(Change("delete", "cam1"), lambda change: None)
+        assert len(saved(broker)["changes"]) == 1
+    until(lambda: saved(broker)["changes"] == [])
+    assert controller.status()["durable"]["error"] is None
+
+
 def test_a_state_topic_that_is_deleted_under_it_is_made_anew(control: Make, broker: Broker, target: Any) -> None:
     control(durable=True)
     broker.delete_topic(STATE, force=True)

@@ -206,12 +206,16 @@ def _die_at(death: str, armed: threading.Event) -> None:
 
 
 def _serve(cams: Any, **settings: Any) -> None:
-    """A loop until a command tells it to stop. The act ``sources`` answers with what is said of each source."""
+    """A loop until a command tells it to stop. The act ``sources`` answers with what is said of each source, ``note``
+    writes its value into the journal."""
     from comux import Comux
     from comux.errors import EndOfStream
 
     parent = os.getppid()
-    acts = {"sources": lambda cameras, value: {key: spec.spec() for key, spec in cameras._core.specs.items()}}
+    acts: dict[str, Any] = {
+        "sources": lambda cameras, value: {key: spec.spec() for key, spec in cameras._core.specs.items()},
+        "note": lambda cameras, value: note("act", value=value),
+    }
     with Comux(cams, control_topic="config", acts=acts, **settings) as cameras:
         note("started")
         while os.getppid() == parent:  # whoever is left behind ends

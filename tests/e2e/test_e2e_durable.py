@@ -144,6 +144,24 @@ def test_a_program_killed_at_each_step_of_a_create_has_what_its_file_says_in_its
     finished(place, program)
 
 
+def test_what_changes_no_source_is_done_once_or_not_at_all(place: Any) -> None:
+    place.topic("raw_one", records=4, data_bytes=1 << 16)
+    cuts = [("note", "before save"), ("note", "after save"), ("note", "after answer"), ("stop", "after save")]
+    values = [{} if action == "stop" else {"n": n} for n, (action, _) in enumerate(cuts)]
+    lives = [{"death": death, "of": json.dumps(value)} for (_, death), value in zip(cuts, values, strict=True)]
+    program = place.program(
+        "lives", program="controlled", deaths=[*lives, {}], cams=["one"], codec="raw", durable_control=True
+    )
+    for number, (action, _) in enumerate(cuts):
+        begun(program, number)
+        assert asked(place.broker) == {"one": {}}
+        write(place.broker, action, values[number])
+    begun(program, len(cuts))  # the ``stop`` was the last life's
+    assert asked(place.broker) == {"one": {}}
+    assert [line["value"]["n"] for line in program.lines("act")] == [0, 2], "not saved, so again; saved, so not again"
+    finished(place, program)
+
+
 def _random_command(chance: random.Random) -> tuple[str, dict[str, Any]]:
     cam_id, action = chance.choice(NAMES), chance.choice(["create", "update", "update", "delete"])
     number = chance.randrange(30, 99)  # not the default of either

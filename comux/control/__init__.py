@@ -14,6 +14,7 @@ from comux.control.client import send_command
 from comux.control.commands import Command, CommandLimits, make_command, parse_command, state_topic_of
 from comux.control.controller import Controller
 from comux.control.desired import Change, Watcher, difference
+from comux.control.durable import Sources
 from comux.control.interface import Act, Target
 from comux.control.legacy import Control
 from comux.control.registry import ListRegistry, Registry, YamlRegistry, open_registry
@@ -33,6 +34,7 @@ __all__ = [
     "MongoConnect",
     "MongoRegistry",
     "Registry",
+    "Sources",
     "Target",
     "Watcher",
     "YamlRegistry",

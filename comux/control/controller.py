@@ -50,7 +50,7 @@ from comux.control.commands import (
     reply_topic_of,
 )
 from comux.control.desired import Change
-from comux.control.durable import CHANGES, DurableState, by_methods
+from comux.control.durable import CHANGES, DurableState, MethodsOf, Sources
 from comux.control.interface import Act, Target
 from comux.control.repeats import Repeats
 from comux.control.replies import Replies, failure, success
@@ -99,8 +99,7 @@ class Controller:
         schemes: Address schemes that ``create`` and ``update`` may name; ``None``: the config topic's own.
         start: Where reading begins; ``"end"``: only what comes from now on. ``durable``: at the first start ever.
         durable: Go on after a crash where the last life ended, with what commands had made of the sources.
-        restore: Carries out one change that commands had made in an earlier life; ``False``: the program states that
-            source itself now. ``None``: by the target's methods. Called in ``connect``.
+        sources: ``durable``: the program's own, which are changed in ``connect``; ``None``: by the target's methods.
         limits: How large commands may be.
         pending_acts: Acts that may wait for their turn at most.
         owns_broker: Close ``broker`` with the controller.
@@ -126,7 +125,7 @@ class Controller:
         schemes: Iterable[str] | None = None,
         start: Start = "end",
         durable: bool = False,
-        restore: Callable[[Change], bool] | None = None,
+        sources: Sources | None = None,
         limits: CommandLimits | None = None,
         pending_acts: int = 64,
         owns_broker: bool = False,
@@ -148,8 +147,10 @@ class Controller:
         self._limits = limits or CommandLimits()
         self._budget = Budget(self._limits.per_second, int(self._limits.bytes_per_second))
         self._patient = start != "end" or durable
-        self._state = DurableState(broker, topic, name, self.events) if durable else None
-        self._restore = restore or (lambda change: by_methods(target, change))
+        self._state: DurableState | None = None
+        if durable:
+            known = sources or MethodsOf(target)
+            self._state = DurableState(broker, topic, name, self._schemes, known, self.events)
         self._repeats = Repeats()
         self._account = Account()
         self._replies = Replies(broker, self.reply_topic)
@@ -185,7 +186,7 @@ class Controller:
                 if state is not None:
                     state.begin(self._consumer)
         if state is not None:
-            state.restore(self._restore, self._schemes)
+            state.restore()
 
     def start(self) -> None:
         """Begin in a thread of its own; every command sent after this returned is seen. Idempotent.

@@ -32,7 +32,9 @@ commands are. There can be no secret in it, for no command may carry one. A reco
 version, is told of and the one before it counts.
 
 **Whose word.** The overlay holds what *commands* did, never what the program does by itself, for it will do that again.
-What a watched registry states anew is forgotten here *before* it is carried out: the next life finds it stated.
+The newer word counts. With each setting that a command changed stands what the program stated of it then (``was``): a
+life that finds another statement goes by that one. What a watched registry states anew is forgotten here *before* it is
+carried out.
 """
 
 from __future__ import annotations
@@ -43,14 +45,14 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from comux.control.commands import Command, arguments_of, object_of, state_topic_of
 from comux.control.desired import Change
 from comux.errors import ComuxError, ConfigError, TopicBusyError, UnknownSourceError, UnknownTopicError
-from comux.options import SourceOptions, check_topic_name
+from comux.options import CamId, SourceOptions, check_topic_name
 from comux.telemetry import EventLog
 from comux.transport import Broker, Consumer, Producer, Start, TopicSpec, for_engine
 
@@ -66,6 +68,7 @@ class _Step(BaseModel):
 
     action: Literal["create", "update", "delete"]
     value: dict[str, Any]
+    was: dict[str, Any] = {}
 
 
 class _Saved(BaseModel):
@@ -84,6 +87,50 @@ class _Mark:
     deleted: bool = False
     created: dict[str, Any] | None = None
     updated: dict[str, Any] = field(default_factory=dict)
+    was: dict[str, Any] = field(default_factory=dict)  #: what the program stated of them; absent: not known
+
+
+class Sources(Protocol):
+    """What durable control needs to know of the program's sources, and asks to be done with them."""
+
+    def stated(self, cam_id: CamId) -> Mapping[str, Any] | None:
+        """What the program itself states of a source now, JSON-ready and without secrets; ``None``: nothing."""
+
+    def restore(self, change: Change) -> bool:
+        """Carry out what an earlier life's command had done.
+
+        Returns:
+            ``False`` where the program states the source to be created itself now, and that counts.
+
+        Raises:
+            Exception: it cannot be done.
+        """
+
+
+class MethodsOf:
+    """The sources of any ``Target``, by its methods. What the program states is not known.
+
+    Args:
+        target: Has ``create``, ``update``, ``delete``.
+    """
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def stated(self, cam_id: CamId) -> Mapping[str, Any] | None:
+        """Not known."""
+        return None
+
+    def restore(self, change: Change) -> bool:
+        """By the method of that name."""
+        value = change.value
+        if isinstance(value, SourceOptions):
+            self._target.create(**{name: getattr(value, name) for name in value.model_fields_set})
+        elif value is not None:
+            self._target.update(change.cam_id, **value)
+        else:
+            self._target.delete(change.cam_id)
+        return True
 
 
 class Overlay:
@@ -104,10 +151,23 @@ class Overlay:
         mark.created, mark.updated = dict(value), {}
         self._marks[str(value["cam_id"])] = mark
 
-    def update(self, cam_id: Any, changes: Mapping[str, Any]) -> None:
-        """Settings of a source were changed."""
+    def update(self, cam_id: Any, changes: Mapping[str, Any], stated: Mapping[str, Any] | None = None) -> None:
+        """Settings of a source were changed.
+
+        Args:
+            cam_id: Of the source.
+            changes: The settings.
+            stated: What the program states of it, where that is known.
+        """
+        if not changes:
+            return
         mark = self._marks.setdefault(str(cam_id), _Mark())
-        (mark.updated if mark.created is None else mark.created).update(changes)
+        if mark.created is not None:
+            mark.created.update(changes)
+            return
+        mark.updated.update(changes)
+        if stated is not None:
+            mark.was.update({name: stated.get(name) for name in changes})
 
     def delete(self, cam_id: Any) -> None:
         """A source was deleted: the program's, or one that a command had made."""
@@ -128,18 +188,29 @@ class Overlay:
             del self._marks[str(cam_id)]
             return True
         known = mark.updated if mark.created is None else mark.created
-        there = known.keys() & settings.keys()
-        for name in there - {"cam_id"}:
+        there = known.keys() & settings.keys() - {"cam_id"}
+        for name in there:
             del known[name]
+            mark.was.pop(name, None)
         if mark == _Mark():
             del self._marks[str(cam_id)]
         return bool(there)
+
+    def outdated(self, stated: Callable[[CamId], Mapping[str, Any] | None]) -> dict[str, list[str]]:
+        """Settings that the program states otherwise than when a command changed them, by id."""
+        found: dict[str, list[str]] = {}
+        for key, mark in self._marks.items():
+            now = stated(key) if mark.was else None
+            names = [] if now is None else [name for name, was in mark.was.items() if now.get(name) != was]
+            if names:
+                found[key] = names
+        return found
 
     def steps(self) -> list[dict[str, Any]]:
         """As commands, in an order in which they can be carried out: who goes leaves its topic to who comes."""
         gone = [{"action": "delete", "value": {"cam_id": key}} for key, mark in self._marks.items() if mark.deleted]
         changed = [
-            {"action": "update", "value": {"cam_id": key, **mark.updated}}
+            {"action": "update", "value": {"cam_id": key, **mark.updated}, **({"was": mark.was} if mark.was else {})}
             for key, mark in self._marks.items()
             if mark.updated
         ]
@@ -158,6 +229,8 @@ class Overlay:
                 self.create(step.value)
             elif step.action == "update":
                 self.update(step.value["cam_id"], {k: v for k, v in step.value.items() if k != "cam_id"})
+                if step.was:
+                    self._marks[str(step.value["cam_id"])].was = dict(step.was)
             else:
                 self.delete(step.value["cam_id"])
 
@@ -169,6 +242,8 @@ class DurableState:
         broker: Engine of the config topic.
         config_topic: Whose commands.
         client: Name of the client: the state is its own.
+        schemes: Address schemes that commands may name.
+        sources: The program's.
         events: Gets ``control.restored``, ``control.unrestored``, ``control.reset``, ``control.state`` (a record that
             is no use), ``control.unsaved`` and ``control.saved``.
 
@@ -180,7 +255,15 @@ class DurableState:
         ConfigError: the client's name cannot be part of a topic's.
     """
 
-    def __init__(self, broker: Broker, config_topic: str, client: str, events: EventLog) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        config_topic: str,
+        client: str,
+        schemes: frozenset[str],
+        sources: Sources,
+        events: EventLog,
+    ) -> None:
         try:
             self.topic = check_topic_name(state_topic_of(config_topic, client), "state topic")
         except ConfigError as exc:
@@ -191,6 +274,8 @@ class DurableState:
         self._broker = broker
         self._config_topic = config_topic
         self._client = client
+        self._schemes = schemes
+        self._sources = sources
         self._events = events
         self._overlay = Overlay()
         self._offset = 0
@@ -253,32 +338,31 @@ class DurableState:
                 self._last = None if before is None else (before.offset, before.timestamp_ns)
                 self._send()
 
-    def restore(self, carry_out: Callable[[Change], bool], schemes: frozenset[str]) -> None:
+    def restore(self) -> None:
         """Make of the program's sources what commands had made of them; once. What cannot be done is an event, and
-        stays in the state: the next life tries again.
-
-        Args:
-            carry_out: Does it; ``False``: the program states the source to be created itself, and that counts.
-            schemes: See ``arguments_of``.
-        """
+        stays in the state: the next life tries again."""
         with self.lock:
             if self._restored:
                 return
             self._restored = True
+            for key, names in self._overlay.outdated(self._sources.stated).items():
+                self._dirty = self._overlay.forget(key, dict.fromkeys(names)) or self._dirty
+                text = f"the program states {', '.join(names)} anew, so what a command said before counts no more"
+                self._events.emit("control.unrestored", text, source=key, action="update")
             steps, done = self._overlay.steps(), 0
             for step in steps:
-                done += self._restore(step, carry_out, schemes)
+                done += self._restore(step)
             if self._saved is not None:
                 text = (
                     f"commands are read from offset {self._offset}; {done} of {len(steps)} changes of sources are back"
                 )
                 self._events.emit("control.restored", text, offset=self._offset, changes=len(steps), done=done)
 
-    def _restore(self, step: Mapping[str, Any], carry_out: Callable[[Change], bool], schemes: frozenset[str]) -> bool:
+    def _restore(self, step: Mapping[str, Any]) -> bool:
         action, key = step["action"], str(step["value"].get("cam_id"))
         try:
-            arguments = arguments_of(Command(action, step["value"], None, True), schemes, self._config_topic)
-            if carry_out(_change(action, arguments)):
+            arguments = arguments_of(Command(action, step["value"], None, True), self._schemes, self._config_topic)
+            if self._sources.restore(_change(action, arguments)):
                 return True
             problem = "the program states that source itself now"
             self._dirty = self._overlay.forget(key) or self._dirty
@@ -336,9 +420,12 @@ class DurableState:
             elif action in ("pause", "resume"):
                 one, everyone = value.get("cam_id"), result.get("sources", ()) if isinstance(result, Mapping) else ()
                 for cam_id in everyone if one is None else (one,):
-                    self._overlay.update(cam_id, {"paused": action == "pause"})
+                    self._update(cam_id, {"paused": action == "pause"})
             else:
-                self._overlay.update(value["cam_id"], {name: v for name, v in value.items() if name != "cam_id"})
+                self._update(value["cam_id"], {name: v for name, v in value.items() if name != "cam_id"})
+
+    def _update(self, cam_id: Any, changes: Mapping[str, Any]) -> None:
+        self._overlay.update(cam_id, changes, self._sources.stated(cam_id))
 
     @contextlib.contextmanager
     def restated(self, change: Change, unsaved: Callable[[], None]) -> Iterator[None]:
@@ -429,18 +516,6 @@ class DurableState:
         if producer is not None:
             with contextlib.suppress(ComuxError):
                 producer.close()
-
-
-def by_methods(target: Any, change: Change) -> bool:
-    """Carry out a change by the methods of a ``Target``; always ``True``."""
-    value = change.value
-    if isinstance(value, SourceOptions):
-        target.create(**{name: getattr(value, name) for name in value.model_fields_set})
-    elif value is not None:
-        target.update(change.cam_id, **value)
-    else:
-        target.delete(change.cam_id)
-    return True
 
 
 def _change(action: str, arguments: dict[str, Any]) -> Change:

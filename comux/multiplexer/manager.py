@@ -153,6 +153,7 @@ class Comux(Door):
         if watch and type(registry).wait_for_change is Registry.wait_for_change:
             raise ConfigError(f"watch_registry: a {type(registry).__name__} does not know when it changes")
         core.specs = {str(spec.cam_id): spec for spec in registry.fetch()}
+        core.settings.stated = dict(core.specs)
         for spec in core.specs.values():
             core.resolve(spec)
         if watch:
@@ -168,6 +169,7 @@ class Comux(Door):
     def _carry_out(self, change: Change) -> None:
         """What the registry states anew."""
         core, controller = self._core, self._controller
+        core.settings.restate(change)
         if controller is None:
             actions.carry_out(core, change)
         else:

@@ -211,7 +211,7 @@ class Door:
         address = (
             core.settings.address if bootstrap_servers is None else address_of(bootstrap_servers, "bootstrap_servers")
         )
-        options = {"name": self.client_name, "restore": lambda change: actions.restore(core, change), **options}
+        options = {"name": self.client_name, "sources": actions.StatedSources(core), **options}
         if flag(options.get("durable", False), "durable"):
             core.settings.reserved = state_topic_of(topic, "")
             for spec in core.specs.values():

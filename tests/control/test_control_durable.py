@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comux.control import Change, Controller, make_command, send_command, state_topic_of
-from comux.control.durable import DurableState, Overlay, _Step
+from comux.control.durable import DurableState, MethodsOf, Overlay, _Step
 from comux.errors import ComuxError, ConfigError, DeliveryError, TopicBusyError, WaitTimeoutError
 from comux.options import SourceOptions
 from comux.telemetry import EventLog
@@ -88,6 +88,25 @@ def test_what_the_program_states_anew_is_forgotten() -> None:
     assert overlay.steps() == [{"action": "update", "value": {"cam_id": "cam1", "W": 64}}]
     assert overlay.forget("cam1", {"W": 1, "H": 1})
     assert len(overlay) == 0
+
+
+def test_the_newer_word_counts() -> None:
+    """What the program stated when a command came stands beside it, through all lives."""
+    overlay = Overlay()
+    overlay.update("cam1", {"rate": 5, "W": 64}, {"cam_id": "cam1", "rate": 9.0})
+    overlay.update("cam2", {"rate": 5})  # not known
+    overlay.create({"cam_id": "cam3"})
+    overlay.update("cam3", {"rate": 1}, {"rate": 4})
+    again = Overlay()
+    again.take([_Step(**step) for step in json.loads(json.dumps(overlay.steps()))])
+    assert again.steps() == overlay.steps()
+    assert again.steps()[0]["was"] == {"rate": 9.0, "W": None}
+    assert again.outdated({"cam1": {"rate": 9.0}, "cam2": {"rate": 1}}.get) == {}
+    assert again.outdated({"cam1": {"rate": 8.0}}.get) == {"cam1": ["rate"]}
+    assert again.outdated({"cam1": {"W": 32}}.get) == {"cam1": ["rate", "W"]}
+    assert again.outdated(lambda cam_id: None) == {}, "not stated any more"
+    assert again.forget("cam1", {"rate": None})
+    assert again.outdated({"cam1": {"rate": 8.0}}.get) == {}
 
 
 _commands = st.tuples(
@@ -358,12 +377,13 @@ def test_what_cannot_be_restored_holds_up_nothing_and_stays_wanted(control: Make
         send_command(broker, "config", "create", value)
     die(first)
 
-    def restore(change: Change) -> bool:
-        if change.cam_id == "gone":
-            raise ConfigError("no such codec")
-        return change.cam_id != "mine"  # the program states that one itself now
+    class Own(MethodsOf):
+        def restore(self, change: Change) -> bool:
+            if change.cam_id == "gone":
+                raise ConfigError("no such codec")
+            return change.cam_id != "mine"  # the program states that one itself now
 
-    second = control(durable=True, restore=restore)
+    second = control(durable=True, sources=Own(target))
     told = {event.source: event.message for event in second.events.recent("control.unrestored")}
     assert set(told) == {"mine", "gone"}
     assert "states that source itself" in told["mine"] and "no such codec" in told["gone"]

@@ -117,30 +117,64 @@ def test_a_program_killed_at_each_step_of_a_command_has_the_wanted_sources_in_it
     finished(place, program)
 
 
+class _File:
+    """What a program's file of sources says; replaced whole."""
+
+    def __init__(self, path: Path, *sources: dict[str, Any]) -> None:
+        self.path = path
+        self.stated: Sources = {}
+        self.state(*sources)
+
+    def state(self, *sources: dict[str, Any]) -> None:
+        """Sources that come, or are said otherwise."""
+        self.stated |= {source["cam_id"]: {k: v for k, v in source.items() if k != "cam_id"} for source in sources}
+        new = self.path.with_suffix(".new")
+        new.write_text(json.dumps([{"cam_id": cam, **settings} for cam, settings in self.stated.items()]))
+        new.rename(self.path)
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["plain", "durable"])
 def test_a_program_killed_at_each_step_of_a_create_has_what_its_file_says_in_its_next_life(
-    place: Any, tmp_path: Path
+    place: Any, tmp_path: Path, durable: bool
 ) -> None:
     points = deaths(FILE_STEPS)
-    path, stated = tmp_path / "cameras.json", [{"cam_id": "one"}]
-
-    def state(*more: dict[str, Any]) -> None:
-        stated.extend(more)
-        path.with_suffix(".new").write_text(json.dumps(stated))
-        path.with_suffix(".new").rename(path)
-
-    state()
-    for cam in ("one", *(f"new{number}" for number in range(len(points)))):
+    for cam in ("one", "mine", *(f"new{number}" for number in range(len(points)))):
         place.topic(f"raw_{cam}", records=4, data_bytes=1 << 16)
+    file = _File(tmp_path / "cameras.json", {"cam_id": "one"})
     lives = [*({"death": death} for death in points), {}]
-    program = place.program("lives", program="watched", deaths=lives, path=str(path), codec="raw")
+    options = {"path": str(file.path), "codec": "raw", "durable_control": durable}
+    program = place.program("lives", program="watched", deaths=lives, **options)
+    made: Sources = {}
     for number, death in enumerate([*points, ""]):
         begun(program, number)
+        if durable and not number:
+            made = {"mine": {"rate": 3.0}}
+            assert send_command(place.broker, "config", "create", {"cam_id": "mine", "rate": 3.0}, timeout=LONG)["ok"]
         sources = asked(place.broker)
-        assert [{"cam_id": cam, **settings} for cam, settings in sources.items()] == stated, (
-            f"after {points[number - 1]}"
-        )
+        assert sources == {**file.stated, **made}, f"after {points[number - 1]}"
+        assert list(sources) == [*file.stated, *made]
         if death:
-            state({"cam_id": f"new{number}", "rate": number + 1.0})
+            file.state({"cam_id": f"new{number}", "rate": number + 1.0})
+    finished(place, program)
+
+
+def test_a_program_killed_at_each_step_of_what_its_file_says_anew_has_that_whatever_a_command_said(
+    place: Any, tmp_path: Path
+) -> None:
+    points = deaths(("carry out", "save", "swap", "stop", "join", "start"))
+    place.topic("raw_one", records=4, data_bytes=1 << 16)
+    file = _File(tmp_path / "cameras.json", {"cam_id": "one", "maxlen": 30})
+    lives = [*({"death": death} for death in points), {}]
+    options = {"path": str(file.path), "codec": "raw", "durable_control": True}
+    program = place.program("lives", program="watched", deaths=lives, **options)
+    for number, death in enumerate([*points, ""]):
+        begun(program, number)
+        assert asked(place.broker)["one"]["maxlen"] == file.stated["one"]["maxlen"], f"after {points[number - 1]}"
+        if death:
+            value = {"cam_id": "one", "maxlen": number + 31, "rate": 3.0}
+            assert send_command(place.broker, "config", "update", value, timeout=LONG)["ok"]
+            file.state({"cam_id": "one", "maxlen": number + 61})
+    assert asked(place.broker)["one"]["rate"] == 3.0, "the file says nothing of it"
     finished(place, program)
 
 

@@ -179,6 +179,26 @@ def test_setting_up_after_the_start_restores_at_once(live: Callable[..., Comux],
     assert set(second.status()["sources"]) == {"a", "b"}
 
 
+def test_what_was_stated_anew_meanwhile_is_newer_than_an_earlier_command(
+    live: Callable[..., Comux], broker: Broker, feed: Any
+) -> None:
+    feed("a")
+    secret = "memory://x?sasl_plain_password=secret"
+    live([{"cam_id": "a", "rate": 9.0, "maxlen": 30, "produce_address": secret}]).start()
+    command(broker, "update", {"cam_id": "a", "rate": 5, "maxlen": 7, "W": 64, "produce_address": "memory://y"})
+    with broker.consumer(state_topic_of("config", "comux"), start="beginning", on_end="wait") as reader:
+        records = [bytes(record.value) for record in reader.poll(0, 16)]
+    assert b'"was"' in records[-1] and not any(b"=secret" in record for record in records)
+    edited = {"cam_id": "a", "rate": 10.0, "maxlen": 30}
+    second = live([edited])
+    assert stated(second) == {"a": {"rate": 10.0, "maxlen": 7, "W": 64}}
+    assert "states rate, produce_address anew" in told(second, "control.unrestored")["a"]
+    second.start()
+    third = live([edited])
+    assert stated(third) == {"a": {"rate": 10.0, "maxlen": 7, "W": 64}}
+    assert not told(third, "control.unrestored")
+
+
 class _Stated(Registry):
     """A registry told by a test what to state."""
 

@@ -63,6 +63,9 @@ _SAVE_TIMEOUT: Final = 2.0
 _RETRY: Final = 1.0
 
 
+_Whole = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class _Step(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -75,8 +78,8 @@ class _Saved(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     version: Literal[1]
-    offset: Annotated[int, Field(ge=0)]
-    last: tuple[int, int] | None
+    offset: _Whole
+    last: tuple[_Whole, _Whole] | None
     changes: list[_Step]
 
 
@@ -148,7 +151,7 @@ class Overlay:
     def create(self, value: Mapping[str, Any]) -> None:
         """A source was made; the newest one is the last of them."""
         mark = self._marks.pop(str(value["cam_id"]), None) or _Mark()
-        mark.created, mark.updated = dict(value), {}
+        mark.created, mark.updated, mark.was = dict(value), {}, {}
         self._marks[str(value["cam_id"])] = mark
 
     def update(self, cam_id: Any, changes: Mapping[str, Any], stated: Mapping[str, Any] | None = None) -> None:
@@ -223,16 +226,16 @@ class Overlay:
         """Begin with what ``steps`` gave."""
         self._marks = {}
         for step in steps:
-            if "cam_id" not in step.value:
-                continue
-            if step.action == "create":
+            cam_id = step.value.get("cam_id")
+            if step.action == "create" and cam_id is not None:
                 self.create(step.value)
             elif step.action == "update":
-                self.update(step.value["cam_id"], {k: v for k, v in step.value.items() if k != "cam_id"})
-                if step.was:
-                    self._marks[str(step.value["cam_id"])].was = dict(step.was)
-            else:
-                self.delete(step.value["cam_id"])
+                self.update(cam_id, {name: value for name, value in step.value.items() if name != "cam_id"})
+                mark = self._marks.get(str(cam_id))
+                if mark is not None:
+                    mark.was = {name: was for name, was in step.was.items() if name in mark.updated}
+            elif step.action == "delete":
+                self.delete(cam_id)
 
 
 class DurableState:

@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
+from comux import Comux
 from comux.control import make_command, send_command
+from comux.errors import TopicBusyError
 from comux.transport import Broker
 
 Sources = dict[str, dict[str, Any]]
@@ -194,6 +196,31 @@ def test_what_changes_no_source_is_done_once_or_not_at_all(place: Any) -> None:
     assert asked(place.broker) == {"one": {}}
     assert [line["value"]["n"] for line in program.lines("act")] == [0, 2], "not saved, so again; saved, so not again"
     finished(place, program)
+
+
+def test_a_second_living_program_of_that_name_is_refused(place: Any) -> None:
+    place.topic("raw_one", records=4, data_bytes=1 << 16)
+    program = place.program("controlled", cams=["one"], codec="raw", durable_control=True)
+    program.wait_for("started")
+    words: dict[str, Any] = {"address": place.address, "control_topic": "config", "durable_control": True}
+    with pytest.raises(TopicBusyError, match="client_name"):
+        Comux(["one"], **words)
+    assert asked(place.broker) == {"one": {}}, "the first one does not notice"
+    program.kill()
+    Comux(["one"], **words).close()
+
+
+def test_a_state_that_points_nowhere_is_as_good_as_a_topic_made_anew(place: Any) -> None:
+    place.topic("raw_one", records=4, data_bytes=1 << 16)
+    state = {"version": 1, "offset": 0, "last": [2**63 - 1, 2**63 - 1], "changes": []}
+    place.topic("config_state_comux", records=16)
+    for offset, resets in ((0, 0), (2**63 - 1, 1)):
+        with place.broker.producer("config_state_comux") as producer:
+            producer.send(json.dumps({**state, "offset": offset}).encode(), key=b"comux").result(LONG)
+        words: dict[str, Any] = {"control_topic": "config", "durable_control": True}
+        with Comux(["one"], address=place.address, codec="raw", **words) as cameras:
+            assert list(send_command(place.broker, "config", "status", timeout=LONG)["result"]["sources"]) == ["one"]
+            assert len(cameras.events.recent("control.reset")) == resets
 
 
 def _random_command(chance: random.Random) -> tuple[str, dict[str, Any]]:

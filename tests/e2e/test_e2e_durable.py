@@ -80,13 +80,17 @@ def command_of(action: str, number: int) -> dict[str, Any]:
 
 def carry_out(sources: Sources, action: str, value: dict[str, Any]) -> None:
     """What a command makes of the sources; one that cannot be carried out changes nothing."""
-    cam_id, settings = value["cam_id"], {k: v for k, v in value.items() if k != "cam_id"}
-    if (action == "create") == (cam_id in sources):
-        return
-    if action == "delete":
-        del sources[cam_id]
-    else:
-        sources[cam_id] = {**sources.get(cam_id, {}), **settings}
+    settings = {k: v for k, v in value.items() if k != "cam_id"}
+    for cam_id in [value["cam_id"]] if "cam_id" in value else list(sources):
+        if (action == "create") == (cam_id in sources):
+            return
+        if action == "delete":
+            del sources[cam_id]
+        elif action == "resume":
+            sources[cam_id].pop("paused", None)
+        else:
+            more = {"paused": True} if action == "pause" else settings
+            sources[cam_id] = {**sources.get(cam_id, {}), **more}
 
 
 @pytest.mark.parametrize("action", STEPS)
@@ -198,6 +202,23 @@ def test_what_changes_no_source_is_done_once_or_not_at_all(place: Any) -> None:
     finished(place, program)
 
 
+@pytest.mark.parametrize("death", ["publish.before:2", "publish.after:2"])
+def test_a_program_killed_in_the_ring_while_it_saves(place: Any, death: str) -> None:
+    """The state's is the one ring here with one writer: the first record it publishes is the first start's."""
+    for cam in ("one", "two"):
+        place.topic(f"raw_{cam}", records=4, data_bytes=1 << 16)
+    options = {"cams": ["one"], "codec": "raw", "durable_control": True}
+    env = {"COMUX_RING_FAILPOINTS": "1", "COMUX_FAILPOINT": death}
+    program = place.program("controlled", env=env, **options)
+    program.wait_for("started")
+    write(place.broker, "create", {"cam_id": "two"})
+    assert program.wait(LONG) == -signal.SIGKILL, program.errors()
+    program = place.program("controlled", **options)
+    program.wait_for("started")
+    assert asked(place.broker) == {"one": {}, "two": {}}
+    program.kill()
+
+
 def test_a_second_living_program_of_that_name_is_refused(place: Any) -> None:
     place.topic("raw_one", records=4, data_bytes=1 << 16)
     program = place.program("controlled", cams=["one"], codec="raw", durable_control=True)
@@ -224,10 +245,13 @@ def test_a_state_that_points_nowhere_is_as_good_as_a_topic_made_anew(place: Any)
 
 
 def _random_command(chance: random.Random) -> tuple[str, dict[str, Any]]:
-    cam_id, action = chance.choice(NAMES), chance.choice(["create", "update", "update", "delete"])
-    number = chance.randrange(30, 99)  # not the default of either
-    settings = {} if action == "delete" else {chance.choice(["maxlen", "rate"]): number}
-    return action, {"cam_id": cam_id, **settings}
+    cam_id, number = chance.choice(NAMES), chance.randrange(30, 99)  # not the default of either setting
+    action = chance.choice(["create", "create", "update", "update", "delete", "set_rate", "pause", "resume"])
+    if action in ("pause", "resume") and chance.random() < 0.3:
+        return action, {}
+    if action in ("delete", "pause", "resume"):
+        return action, {"cam_id": cam_id}
+    return action, {"cam_id": cam_id, "rate" if action == "set_rate" else chance.choice(["maxlen", "rate"]): number}
 
 
 def _random_deaths(place: Any, seed: int, lives: int) -> None:

@@ -430,10 +430,24 @@ class SourceOptions(BaseModel):
 
         A ``start`` that is a function has no form in JSON and is left out.
         """
+        fields = type(self).model_fields.items()
+        names = [n for n, info in fields if getattr(self, n) != info.get_default(call_default_factory=True)]
+        return self.plain(names)
+
+    def stated(self) -> dict[str, Any]:
+        """As ``spec``, of what was said, also where that is the default; ``***`` for secrets."""
+        return self.shown_settings(self.model_fields_set)
+
+    def shown_settings(self, names: Iterable[str]) -> dict[str, Any]:
+        """``plain(names)``, fit to be shown."""
+        return {name: _presentable(name, value) for name, value in self.plain(names).items()}
+
+    def plain(self, names: Iterable[str]) -> dict[str, Any]:
+        """JSON-ready dictionary of these settings and the ``cam_id``."""
         out: dict[str, Any] = {"cam_id": self.cam_id}
-        for name, info in type(self).model_fields.items():
+        for name in sorted(names, key=list(type(self).model_fields).index):
             value = getattr(self, name)
-            if name == "cam_id" or value == info.get_default(call_default_factory=True) or callable(value):
+            if callable(value):
                 continue
             if isinstance(value, bytes):
                 value = base64.b64encode(value).decode()

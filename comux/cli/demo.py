@@ -32,9 +32,10 @@ import numpy.typing as npt
 from comux.cli.contact_sheet import Tile, draw_sheet, save_sheet
 from comux.cli.demo_reader import CONSUME_SCHEMA, PRODUCE_SCHEMA
 from comux.cli.demo_topics import DemoTopics
-from comux.cli.demo_view import Counts, Moment, View, causes, open_view, print_summary
+from comux.cli.demo_view import Counts, Moment, View, open_view, print_summary
 from comux.cli.motion import Motion, MotionDetector
 from comux.cli.publishers import Publishers, end_child, join_child, start_child
+from comux.cli.tables import causes
 from comux.errors import ComuxError, ConfigError, EndOfStream
 from comux.feeds import Feed, open_feed, read_marks
 from comux.lifecycle import stop_on_signals

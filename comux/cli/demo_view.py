@@ -17,18 +17,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-STATE_STYLES: Final = {
-    "RUNNING": "green",
-    "STARTING": "blue",
-    "STALLED": "yellow",
-    "RECONNECTING": "yellow",
-    "RESYNCING": "yellow",
-    "FAILED": "bold red",
-}
+from comux.cli.tables import age_in_ms, books_table, causes, console, state
+
 EVENTS_SHOWN: Final = 5
 LIVE_EVERY: Final = 0.25  #: seconds
 LINE_EVERY: Final = 1.0
-PLAIN_WIDTH: Final = 110  #: of tables where no terminal says how wide it is
 CAMERAS_IN_A_LINE: Final = 6
 
 
@@ -156,7 +149,7 @@ def live_table(moment: Moment) -> Table:
         account = status["account"]
         table.add_row(
             cam_id,
-            Text(status["state"], style=STATE_STYLES.get(status["state"], "")),
+            state(status["state"]),
             f"{status['fps']:.1f}",
             str(status["lag"]),
             f"{status['lag_seconds']:.2f}",
@@ -202,44 +195,11 @@ def totals_line(counts: Counts) -> str:
 
 def print_summary(moment: Moment, books: Mapping[str, Mapping[str, Any]], sheet: str | None) -> None:
     """The balanced account of every source, on stdout."""
-    console = Console(file=sys.stdout) if sys.stdout.isatty() else Console(file=sys.stdout, width=PLAIN_WIDTH)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("source", style="bold", no_wrap=True)
-    for column in ("received", "= delivered", "+ absorbed", "+ held"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("+ dropped, by cause", overflow="fold")
-    table.add_column("", no_wrap=True)
-    for cam_id, book in books.items():
-        balanced = book["balanced"]
-        dropped = sum(book["dropped"].values())
-        table.add_row(
-            cam_id,
-            str(book["received"]),
-            str(book["delivered"]),
-            str(book["absorbed"]),
-            str(book["held"]),
-            f"{dropped}: {causes(book['dropped'])}" if dropped else "0",
-            Text("balanced ✓" if balanced else "NOT BALANCED", style="green" if balanced else "bold red"),
-        )
-    console.print(f"after {moment.seconds:.1f} s", style="bold", highlight=False)
-    console.print(table)
-    console.print(totals_line(moment.counts), highlight=False)
+    stdout = console()
+    stdout.print(f"after {moment.seconds:.1f} s", style="bold", highlight=False)
+    stdout.print(books_table(books))
+    stdout.print(totals_line(moment.counts), highlight=False)
     if moment.counts.results.get("trouble"):
-        console.print(f"not verified: {moment.counts.results['trouble']}", style="yellow", highlight=False)
+        stdout.print(f"not verified: {moment.counts.results['trouble']}", style="yellow", highlight=False)
     if sheet is not None:
-        console.print(f"contact sheet of the last batch: {sheet}", highlight=False, soft_wrap=True)
-
-
-def causes(dropped: Mapping[str, int]) -> str:
-    """``resync 12, superseded 3``, the most frequent first."""
-    return ", ".join(f"{cause} {n}" for cause, n in sorted(dropped.items(), key=lambda pair: -pair[1]) if n)
-
-
-def age_in_ms(status: Mapping[str, Any]) -> str:
-    """A source's age in whole milliseconds, after ``~`` where it is an estimate."""
-    return ("~" if status["age_estimated"] else "") + milliseconds(status["age"])
-
-
-def milliseconds(seconds: float | None) -> str:
-    """Whole milliseconds; ``-`` where unknown."""
-    return "-" if seconds is None else f"{seconds * 1e3:.0f}"
+        stdout.print(f"contact sheet of the last batch: {sheet}", highlight=False, soft_wrap=True)

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from comux._version import __version__
+from comux.cli.control_commands import Format
+from comux.cli.control_commands import app as control_app
 from comux.errors import ComuxError
 
 OK: Final = 0
@@ -24,8 +26,8 @@ INTERRUPTED: Final = 130
 DEBUG_VARIABLE: Final = "COMUX_DEBUG"
 
 EPILOG: Final = (
-    "Exit codes: 0 done (for the demo also after Ctrl-C); 1 failed, and nothing you typed is to blame; 2 a wrong "
-    "option, name, address or file, or no room, said in one line; 130 interrupted by Ctrl-C. "
+    "Exit codes: 0 done (for demo and run also after Ctrl-C); 1 failed, refused or different, and nothing you typed is "
+    "to blame; 2 a wrong option, name, address or file, or no room, said in one line; 130 interrupted by Ctrl-C. "
     f"{DEBUG_VARIABLE}=1 shows tracebacks."
 )
 
@@ -36,11 +38,11 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 topics = typer.Typer(help="Look at topics and remove them.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(topics, name="topics")
+app.add_typer(control_app)
 
 # Typer has brought its own copy of click for a while and used the real one before; both are reached from here.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -295,11 +297,11 @@ def terminate(
 
 
 @topics.command("list")
-def topics_list(address: Address = "shm://") -> None:
+def topics_list(address: Address = "shm://", format: Format = "table") -> None:
     """Every topic of an engine: what is readable, whether it has ended."""
     from comux.cli.topics import list_topics
 
-    list_topics(address)
+    list_topics(address, format)
 
 
 @topics.command("delete")

@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from comux.cli.tables import check_format, console, plain_table, print_json
 from comux.errors import ComuxError
 from comux.redaction import shown
-from comux.transport import TopicInfo, connect
+from comux.transport import Broker, TopicInfo, connect
 
 
-def list_topics(address: str) -> None:
+def list_topics(address: str, format: str = "table") -> None:
     """Print every topic of the engine at ``address``."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("topic", overflow="fold")
-    for column in ("records", "first", "next", "epoch"):
-        table.add_column(column, justify="right")
-    table.add_column("kind", overflow="fold")
+    as_data = check_format(format)
     with connect(address) as broker:
-        names = broker.topics()
-        for name in names:
-            try:
-                info = broker.topic(name)
-            except ComuxError as error:  # one that is broken or was just removed hides no other
-                table.add_row(name, "", "", "", "", str(error))
-                continue
-            table.add_row(
-                name,
-                str(info.high_water - info.log_start),
-                str(info.log_start),
-                str(info.high_water),
-                str(info.epoch),
-                _kind(info),
-            )
-    if names:
-        Console().print(table)
+        rows = {name: _row(broker, name) for name in broker.topics()}
+    if as_data:
+        print_json(rows)
+        return
+    numbers = ("records", "first", "next", "epoch")
+    table = plain_table("topic", *numbers, "kind", right=numbers)
+    for name, row in rows.items():
+        table.add_row(name, *(str(row.get(number, "")) for number in numbers), row.get("kind") or row["error"])
+    if rows:
+        console().print(table)
     else:
         print(f"no topics on {shown(address)}")
+
+
+def _row(broker: Broker, name: str) -> dict[str, Any]:
+    try:
+        info = broker.topic(name)
+    except ComuxError as error:  # one that is broken or was just removed hides no other
+        return {"error": str(error)}
+    return {
+        "records": info.high_water - info.log_start,
+        "first": info.log_start,
+        "next": info.high_water,
+        "epoch": info.epoch,
+        "ended": info.ended,
+        "kind": _kind(info),
+    }
 
 
 def _kind(info: TopicInfo) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from comux.control.acts import current_command
+from comux.control.cameras_file import CamerasFile, YamlRegistry, is_cameras_file, open_registry, read_cameras_file
+from comux.control.cameras_schema import cameras_schema
 from comux.control.client import send_command
 from comux.control.commands import Command, CommandLimits, make_command, parse_command, state_topic_of
 from comux.control.controller import Controller
@@ -17,7 +19,8 @@ from comux.control.desired import Change, Watcher, difference
 from comux.control.durable import Sources
 from comux.control.interface import Act, Target
 from comux.control.legacy import Control
-from comux.control.registry import ListRegistry, Registry, YamlRegistry, open_registry
+from comux.control.registry import ListRegistry, Registry
+from comux.control.remote import Applied, Remote, apply, changes_to
 
 if TYPE_CHECKING:
     from comux.control.mongo import MongoConnect as MongoConnect
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Act",
+    "Applied",
+    "CamerasFile",
     "Change",
     "Command",
     "CommandLimits",
@@ -34,15 +39,21 @@ __all__ = [
     "MongoConnect",
     "MongoRegistry",
     "Registry",
+    "Remote",
     "Sources",
     "Target",
     "Watcher",
     "YamlRegistry",
+    "apply",
+    "cameras_schema",
+    "changes_to",
     "current_command",
     "difference",
+    "is_cameras_file",
     "make_command",
     "open_registry",
     "parse_command",
+    "read_cameras_file",
     "send_command",
     "state_topic_of",
 ]

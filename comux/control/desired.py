@@ -72,7 +72,9 @@ def _changes(wanted: SourceOptions, there: SourceOptions, defaults: Mapping[str,
     changes = {name: value for name, value in given.items() if name not in had or had[name] != value}
     for name in had.keys() - given.keys():
         field = SourceOptions.model_fields[name]
-        changes[name] = defaults[name] if name in defaults else field.get_default(call_default_factory=True)
+        value = defaults[name] if name in defaults else field.get_default(call_default_factory=True)
+        if had[name] != value:
+            changes[name] = value
     changes.pop("cam_id", None)
     return changes
 

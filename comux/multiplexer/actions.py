@@ -166,7 +166,9 @@ def snapshot(core: Core, cam_id: CamId | None, width: int, timeout: float = PICT
 
 
 def _shown(source: Source, wish: Wish, width: int, left: float, timeout: float) -> dict[str, Any]:
-    found = wish.wait(left)
+    found = None if source.store.blocked else wish.wait(left)
+    if found is None:  # none came: it waits for the loop, or for its camera
+        found = source.store.newest_copy()
     if found is None:
         raise WaitTimeoutError(
             f"source {source.cam_id!r} gave no picture within {timeout:g} s: it is {source.state} ({source.reason})"

@@ -7,12 +7,11 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from comux.account import AccountSnapshot
-from comux.control import Change, Controller, Registry, Watcher, open_registry
+from comux.control import Change, Controller, Registry, Watcher, YamlRegistry, is_cameras_file, open_registry
 from comux.decoders import create_decoder
 from comux.decoders.interface import Decoder, DecoderOptions
 from comux.errors import ConfigError, EndOfStream
@@ -26,7 +25,7 @@ from comux.multiplexer.legacy import (
     source_words,
 )
 from comux.multiplexer.results import ResultFuture
-from comux.multiplexer.setup import Door, flag, read_settings
+from comux.multiplexer.setup import Door, flag, from_file, read_settings
 from comux.multiplexer.status import manager_status
 from comux.multiplexer.wishes import SeekTo
 from comux.options import (
@@ -43,9 +42,6 @@ from comux.options import (
 )
 from comux.telemetry import EventLog
 
-if TYPE_CHECKING:
-    from comux.control import MongoRegistry
-
 _MODES = ("auto", "every_frame", "freshest")
 
 
@@ -61,7 +57,8 @@ class Comux(Door):
                         cameras.send(cam_id, index, {"mean": float(array.mean())})
 
     Args:
-        cam_ids: Ids (or complete settings) of the sources, a ``Registry``, or the path of a YAML registry.
+        cam_ids: Ids (or complete settings) of the sources, a ``Registry``, or the path of a cameras file, whose other
+            settings hold where none are given here.
         legacy: The first comux's positional forms: ``(consume_schema, produce_schema, log_level)`` or
             ``(bootstrap_servers, control_topic, control_bootstrap_servers, acts)``, or with the client's name in the
             place of ``cam_ids`` ``(db_url, db_database, db_collections, consume_schema, produce_schema, log_level)``.
@@ -95,6 +92,8 @@ class Comux(Door):
 
     def __init__(self, cam_ids: Any = None, *legacy: Any, **options: Any) -> None:
         words = positional(legacy, options)
+        if is_cameras_file(cam_ids):
+            cam_ids = from_file(cam_ids, words)
         watch = flag(words.pop("watch_registry", False), "watch_registry")
         registry = database(cam_ids, words)
         level = level_of(words.pop("log_level", None))
@@ -129,17 +128,15 @@ class Comux(Door):
             raise ConfigError("durable_control without control_topic: name the topic on which commands come")
 
     def _define(self, cam_ids: Any, watch: bool) -> None:
-        if isinstance(cam_ids, (str, Path)) and str(cam_ids).lower().endswith((".yaml", ".yml")):
-            registry = open_registry(cam_ids)
-        elif isinstance(cam_ids, Registry):
-            registry = cam_ids
-        elif cam_ids is None:
-            raise ConfigError("cam_ids is missing: give a list of ids, a Registry, or the path of a YAML file")
+        if cam_ids is None:
+            raise ConfigError("cam_ids is missing: give a list of ids, a Registry, or the path of a cameras file")
+        registry = open_registry(cam_ids)
+        if isinstance(registry, YamlRegistry) and registry is not cam_ids:
+            self._define_from(registry, watch)
         else:
-            registry = open_registry(cam_ids)
-        self._take(registry, watch)
+            self._take(registry, watch)
 
-    def _define_from(self, registry: MongoRegistry, watch: bool) -> None:
+    def _define_from(self, registry: Registry, watch: bool) -> None:
         """Sources of a registry that is ours, and ends with us."""
         self._core.at_close.append(registry.close)
         try:
@@ -430,7 +427,8 @@ class Comux(Door):
         return {"success": True, "msg": f"source {cam_id!r} goes on {when}", "position": position}
 
     def snapshot(self, cam_id: CamId | None = None, width: int | None = None) -> dict[str, Any]:
-        """A source's next picture, or (``None``) every source's, as a small JPEG; the loop gets it as well.
+        """A source's next picture, or (``None``) every source's, as a small JPEG; the loop gets it as well. Where none
+        comes, because the loop takes none or the source is paused: the newest that waits.
 
         Args:
             cam_id: Of the source.

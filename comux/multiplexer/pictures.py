@@ -102,7 +102,8 @@ class Entry:
 
 
 class PictureStore:
-    """One source's waiting pictures, oldest first. Every method but ``put`` is called with ``hub.lock`` held.
+    """One source's waiting pictures, oldest first. Every method is called with ``hub.lock`` held, but for ``put`` and
+    ``newest_copy``.
 
     Args:
         hub: Shared by all stores of a manager.
@@ -187,6 +188,18 @@ class PictureStore:
         if not self._entries:
             return None
         return self._entries[-1 if self.mode == "freshest" else 0]
+
+    def newest_copy(self) -> tuple[Record, npt.NDArray[Any]] | None:
+        """The packet and a copy of the picture that came in last and still waits. Called without ``hub.lock``."""
+        with self._hub.lock:
+            if not self._entries:
+                return None
+            entry = self._entries[-1]
+            copy = None if entry.array is None else entry.array.copy()  # its taker may write into it
+        if copy is None:
+            assert entry.picture is not None
+            copy = entry.picture.to_array()
+        return entry.record, copy
 
     def claim(self, into: list[Entry]) -> None:
         """Take one picture into ``into``; in ``freshest`` the older ones are dropped, ``superseded``."""

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
-from comux.control import Act, Controller, state_topic_of
+from comux.control import Act, Controller, YamlRegistry, state_topic_of
 from comux.errors import ConfigError
 from comux.headers import HeaderSchema
 from comux.headers import check_schema as check_header_schema
@@ -300,6 +300,22 @@ class Door:
                 self.start()
                 return core.find(spec.cam_id).thread or threading.current_thread()
         raise core.unknown(inner.topics[0])
+
+
+def from_file(path: Any, words: dict[str, Any]) -> YamlRegistry | None:
+    """The registry of a cameras file; its settings of the program go into ``words``, where there are none.
+
+    Returns:
+        ``None`` where the file's cameras come from elsewhere.
+
+    Raises:
+        ConfigError: something in it is wrong.
+    """
+    registry = YamlRegistry(path)
+    file = registry.read()
+    for name, value in file.words().items():
+        words.setdefault(name, value)
+    return registry if file.sources is not None else None
 
 
 def rate_of(rate: Any) -> Any:

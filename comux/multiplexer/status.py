@@ -53,13 +53,15 @@ def source_status(source: Source) -> dict[str, Any]:
 
 
 def manager_status(core: Core, name: str) -> dict[str, Any]:
-    """Every source, the totals (deleted sources included), and the results."""
+    """Every source, what was said of each (``stated``), the totals (deleted sources included), and the results."""
     accounts = core.accounts()
     return {
         "client": name,
         "started": core.started,
         "fleet": None if core.fleet is None else core.fleet.status(),
+        "address": shown(core.settings.address),
         "sources": {str(source.cam_id): source_status(source) for source in core.table.sources},
+        "stated": {key: spec.stated() for key, spec in list(core.specs.items())},
         "total": total(accounts.values()).as_dict(),
         "results": core.results.account().as_dict(),
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comux.cli.demo_view import age_in_ms
+from comux.cli.tables import age_in_ms
 from comux.decoders.encode import VideoEncoder
 from comux.feeds.scene import Scene
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,8 +64,41 @@ def test_quickstart_is_short_enough_to_read(examples: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py")), ids=lambda p: p.name
+    "path", sorted((Path(__file__).resolve().parents[2] / "examples").rglob("*.py")), ids=lambda p: p.name
 )
 def test_examples_compile_and_say_what_they_are(path: Path) -> None:
     source = path.read_text()
     assert ast.get_docstring(ast.parse(source))
+
+
+def test_the_file_of_cameras_runs_and_is_edited_while_it_does(
+    examples: Path, tmp_path: Path, start, wait_until
+) -> None:
+    for name in ("cameras.yaml", "brightness.py"):
+        shutil.copy(examples / "watch" / name, tmp_path)
+    text = (tmp_path / "cameras.yaml").read_text()
+    address = "shm://watch"
+    (tmp_path / "cameras.yaml").write_text(text.replace("${COMUX_ADDRESS:-shm://}", address))
+    cameras = [
+        start("publish", f"synthetic://160x120@15?camera={n}", "-t", f"raw_cam{n}", "-a", address) for n in (1, 2, 3)
+    ]
+    for camera in cameras:
+        camera.wait_for("publishing", where="err")
+    running = start("run", "cameras.yaml", "--format", "json")
+    running.wait_for("running brightness:Brightness on 2 cameras", where="err")
+    edited = (tmp_path / "cameras.yaml").read_text() + "  - cam3\n"
+    (tmp_path / "cameras.yaml").write_text(edited)
+    with comux.connect(address) as broker:
+        wait_until(lambda: "stream_cam3" in broker.topics(), 30)
+        with broker.consumer("stream_cam3", start="beginning", on_end="wait") as results:
+            assert results.poll(20)[0].header("change") is not None
+    running.send(signal.SIGTERM)
+    ended = running.end()
+    assert ended.code == 0, ended.err
+    assert set(json.loads(ended.out)["sources"]) == {"cam1", "cam2", "cam3"}
+    for camera in cameras:
+        camera.send(signal.SIGINT)
+        camera.end()
+    with comux.connect(address) as broker:
+        for topic in broker.topics():
+            broker.delete_topic(topic)

@@ -16,8 +16,9 @@ from comux.account import Account
 from comux.cli import demo_topics
 from comux.cli.contact_sheet import BAR_HEIGHT, HEADER_HEIGHT, MARGIN, MOTION, Tile, draw_sheet, save_sheet
 from comux.cli.demo import DemoOptions, parse_size
-from comux.cli.demo_view import Counts, LineView, Moment, causes, live_table, print_summary, status_line
+from comux.cli.demo_view import Counts, LineView, Moment, live_table, print_summary, status_line
 from comux.cli.motion import MotionDetector, grey_cells
+from comux.cli.tables import causes
 from comux.errors import ConfigError
 from comux.feeds import parse_synthetic
 

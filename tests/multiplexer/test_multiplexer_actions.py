@@ -233,6 +233,21 @@ def test_a_seek_that_nobody_carries_out_any_more_is_told(start: Any, feed: Any) 
 # -- snapshot ------------------------------------------------------------------------------------------------------
 
 
+def test_a_snapshot_of_a_source_whose_loop_takes_nothing_is_the_newest_that_waits(start: Any, feed: Any) -> None:
+    f = feed("a", gop=1)
+    mux = start(["a"], mode="every_frame")
+    f.send(80)  # more than may wait
+    deadline = time.monotonic() + 20
+    while not mux._core.table.sources[0].store.blocked:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.005)
+    before = mux.accounts()["a"]
+    told = mux.snapshot("a", width=8)["sources"]["a"]
+    assert (told["index"], "jpeg" in told) == (63, True)
+    assert mux.accounts()["a"] == before
+    assert indices(mux, 80) == list(range(80))
+
+
 def test_a_snapshot_is_the_next_picture_and_the_loop_gets_it_too(start: Any, feed: Any) -> None:
     f = feed("a", gop=1)
     mux = start(["a"], mode="every_frame")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +19,7 @@ from service_fixtures import until
 import comux
 from comux import Comux, MongoRegistry
 from comux.errors import ConfigError
+from comux.lifecycle import child_environment
 
 LONG = 30.0
 CAMERA = "synthetic://64x48@30?gop=5"
@@ -96,6 +101,46 @@ def test_the_first_comux_s_arguments_in_its_order(
         pictures(running, "gate", 7)
     finally:
         running.close()
+
+
+def command(folder: Path, *arguments: str) -> str:
+    """Stdout of ``python -m comux ARGUMENTS``."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "comux", *arguments],
+        cwd=folder,
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done
+    return done.stdout
+
+
+def test_the_first_comux_s_env_file_and_command_line(mongo: MongoServer, cameras: Cameras, tmp_path: Path) -> None:
+    put_four(mongo)
+    cameras.run("gate", 7)
+    (tmp_path / ".env").write_text(
+        f"client_name=persons\ndb_url={mongo.url}\ndb_database={mongo.database}\n"
+        f"consumer_bootstrap_servers={cameras.address}\nCOLLECTION_Model=Model\n"
+    )
+    for arguments in ((), (".env",)):
+        words = (*arguments, "--timeout=20", "--num=2", "--batch") if arguments else ("--num=2", "--timeout=20")
+        shown = command(tmp_path, *words)
+        assert "7 " in shown and "(48, 64, 3) uint8" in shown and "balanced ✓" in shown
+    assert "\n7 " not in command(tmp_path, ".env", "--num=2", "--timeout=20", "--cam_id=gate").partition("after")[0]
+    (tmp_path / "model.py").write_text(
+        "def mean(batch): return {i.cam_id: {'mean': float(i.array.mean())} for i in batch if i}"
+    )
+    said = json.loads(command(tmp_path, "run", ".env", "--model", "model:mean", "--batches", "3", "--format", "json"))
+    assert said["batches"] == 3 and said["sent"] == said["pictures"]
+    (tmp_path / "password").write_text(mongo.url)
+    (tmp_path / "cameras.yaml").write_text(
+        f"client_name: persons\naddress: {cameras.address}\ndb_url: ${{file:password}}\ndb_database: {mongo.database}\n"
+        "model: model:mean\ndefaults: {W: 32, H: 24}\n"
+    )
+    said = json.loads(command(tmp_path, "run", "cameras.yaml", "--batches", "3", "--format", "json"))
+    assert (said["batches"], set(said["sources"])) == (3, {"gate", "7"})
 
 
 def test_whole_settings_in_one_collection(mongo: MongoServer, cameras: Cameras) -> None:

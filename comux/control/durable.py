@@ -199,6 +199,19 @@ class Overlay:
             del self._marks[str(cam_id)]
         return bool(there)
 
+    def gone(self, cam_id: Any) -> bool:
+        """The program does not state a source any more: what was done to it is of no more use, if it comes again.
+
+        Returns:
+            Whether there was something to forget.
+        """
+        mark = self._marks[str(cam_id)]
+        there = mark.deleted or bool(mark.updated)
+        mark.deleted, mark.updated, mark.was = False, {}, {}
+        if mark == _Mark():
+            del self._marks[str(cam_id)]
+        return there
+
     def outdated(self, stated: Callable[[CamId], Mapping[str, Any] | None]) -> dict[str, list[str]]:
         """Settings that the program states otherwise than when a command changed them, by id."""
         found: dict[str, list[str]] = {}
@@ -343,7 +356,7 @@ class DurableState:
 
     def restore(self) -> None:
         """Make of the program's sources what commands had made of them; once. What cannot be done is an event, and
-        stays in the state: the next life tries again."""
+        stays in the state: the next life tries again. What the program's own statement has overtaken is forgotten."""
         with self.lock:
             if self._restored:
                 return
@@ -367,14 +380,17 @@ class DurableState:
             arguments = arguments_of(Command(action, step["value"], None, True), self._schemes, self._config_topic)
             if self._sources.restore(_change(action, arguments)):
                 return True
-            problem = "the program states that source itself now"
+            problem, level = "the program states that source itself now", logging.INFO
             self._dirty = self._overlay.forget(key) or self._dirty
+        except UnknownSourceError:
+            problem, level = "the program does not state that source any more", logging.INFO
+            self._dirty = self._overlay.gone(key) or self._dirty
+            if action == "delete":
+                return True
         except Exception as exc:  # noqa: BLE001 - one source's trouble is not the others'
-            if action == "delete" and isinstance(exc, UnknownSourceError):
-                return True  # not even stated any more
-            problem = f"{type(exc).__name__}: {exc}"
+            problem, level = f"{type(exc).__name__}: {exc}", logging.WARNING
         text = f"what a command did before the last end is not done again: {action}: {problem}"
-        self._events.emit("control.unrestored", text, source=key, level=logging.WARNING, action=action)
+        self._events.emit("control.unrestored", text, source=key, level=level, action=action)
         return False
 
     def _same(self, saved: _Saved) -> bool:

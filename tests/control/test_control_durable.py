@@ -420,6 +420,31 @@ def test_what_cannot_be_restored_holds_up_nothing_and_stays_wanted(control: Make
     assert [step["value"]["cam_id"] for step in saved(broker)["changes"]] == ["gone", "good"]
 
 
+def test_what_was_done_to_a_source_that_is_not_stated_any_more_is_forgotten(
+    control: Make, broker: Broker, target: Any
+) -> None:
+    target.sources = {"cam1": {}, "cam2": {}, "cam3": {}}
+    first = control(durable=True)
+    for action, value in [
+        ("delete", {"cam_id": "cam1"}),
+        ("update", {"cam_id": "cam2", "rate": 5}),
+        ("delete", {"cam_id": "cam3"}),
+        ("create", {"cam_id": "cam3", "rate": 7}),
+    ]:
+        assert send_command(broker, "config", action, value)["ok"]
+    die(first)
+    target.sources = {}
+    second = control(durable=True)
+    assert [event.source for event in second.events.recent("control.unrestored")] == ["cam2"]
+    assert send_command(broker, "config", "status")["result"]["sources"] == ["cam3"]
+    assert saved(broker)["changes"] == [{"action": "create", "value": {"cam_id": "cam3", "rate": 7}}]
+    die(second)
+    target.sources, target.calls = {"cam1": {}, "cam2": {}}, []
+    third = control(durable=True)
+    assert send_command(broker, "config", "status")["result"]["sources"] == ["cam1", "cam2", "cam3"]
+    assert not third.events.recent("control.unrestored")
+
+
 # -- saving --------------------------------------------------------------------------------------------------------
 
 

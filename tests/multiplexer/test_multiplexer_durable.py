@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -240,6 +241,25 @@ def test_a_registrys_newer_word_replaces_an_earlier_commands(
     now = {"cam_id": "a", "rate": 8.0}
     assert stated(live(_Stated(now))) == {"a": {"rate": 8.0, "maxlen": 7}, "c": {}}
     assert stated(live(_Stated(now, {"cam_id": "b"})))["b"] == {}, "it came again"
+
+
+def test_a_cameras_file_says_it_and_its_newer_word_counts(
+    address: str, broker: Broker, feed: Any, tmp_path: Path
+) -> None:
+    for cam in ("a", "b"):
+        feed(cam)
+    file = tmp_path / "cameras.yaml"
+    head = f"address: {address}\ncontrol_topic: config\ndurable_control: true\ncameras:\n"
+    file.write_text(head + "  - {cam_id: a, rate: 9}\n")
+    with Comux(file, codec="raw") as first:
+        assert first.controller is not None and first.controller.durable
+        command(broker, "update", {"cam_id": "a", "rate": 5, "maxlen": 7})
+        command(broker, "create", "b")
+    with Comux(file, codec="raw") as second:
+        assert stated(second) == {"a": {"rate": 5.0, "maxlen": 7}, "b": {}}
+    file.write_text(head + "  - {cam_id: a, rate: 8}\n")
+    with Comux(file, codec="raw") as third:
+        assert stated(third) == {"a": {"rate": 8.0, "maxlen": 7}, "b": {}}
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from comux._version import __version__
-from comux.cli.control_commands import Format
 from comux.cli.control_commands import app as control_app
+from comux.cli.topic_commands import Address, groups, machine, topics
 from comux.errors import ComuxError
 
 OK: Final = 0
@@ -40,17 +40,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-topics = typer.Typer(help="Look at topics and remove them.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(topics, name="topics")
+app.add_typer(groups, name="groups")
+app.add_typer(machine)
 app.add_typer(control_app)
 
 # Typer has brought its own copy of click for a while and used the real one before; both are reached from here.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 _ClickError: Any = _UsageError.__mro__[1]
-
-Address = Annotated[
-    str, typer.Option("--address", "-a", metavar="ADDRESS", help="Engine: shm://, shm://NAME, kafka://HOST:PORT.")
-]
 
 
 def _show_version(wanted: bool) -> None:
@@ -294,22 +291,6 @@ def terminate(
     from comux.cli.terminate import run_terminate
 
     raise typer.Exit(run_terminate(pid_file, timeout=timeout, kill=kill))
-
-
-@topics.command("list")
-def topics_list(address: Address = "shm://", format: Format = "table") -> None:
-    """Every topic of an engine: what is readable, whether it has ended."""
-    from comux.cli.topics import list_topics
-
-    list_topics(address, format)
-
-
-@topics.command("delete")
-def topics_delete(names: Annotated[list[str], typer.Argument(metavar="TOPIC…")], address: Address = "shm://") -> None:
-    """Remove topics; one that a living program writes is refused."""
-    from comux.cli.topics import delete_topics
-
-    delete_topics(address, names)
 
 
 def run(arguments: list[str] | None = None) -> None:

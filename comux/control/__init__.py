@@ -21,6 +21,7 @@ from comux.control.interface import Act, Target
 from comux.control.legacy import Control
 from comux.control.registry import ListRegistry, Registry
 from comux.control.remote import Applied, Remote, apply, changes_to
+from comux.control.replies import nearest
 
 if TYPE_CHECKING:
     from comux.control.mongo import MongoConnect as MongoConnect
@@ -51,6 +52,7 @@ __all__ = [
     "difference",
     "is_cameras_file",
     "make_command",
+    "nearest",
     "open_registry",
     "parse_command",
     "read_cameras_file",

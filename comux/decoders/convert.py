@@ -223,6 +223,11 @@ def _swscale_only() -> bool:
     return os.environ.get(_CHOICE_VARIABLE, "") == "swscale"
 
 
+def conversion_path() -> str:
+    """What converts the common formats here: an instruction set (``avx512``, …, ``plain``), or ``swscale``."""
+    return "swscale" if _swscale_only() else _convert.instruction_set()
+
+
 def _choose_instruction_set() -> None:
     """Honour ``COMUX_PIXELS`` once, at import; what is not available is an error rather than a silent other choice."""
     name = os.environ.get(_CHOICE_VARIABLE, "")

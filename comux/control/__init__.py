@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from comux.control.acts import current_command
 from comux.control.cameras_file import CamerasFile, YamlRegistry, is_cameras_file, open_registry, read_cameras_file
 from comux.control.cameras_schema import cameras_schema
 from comux.control.client import send_command
-from comux.control.commands import Command, CommandLimits, make_command, parse_command
-from comux.control.controller import Controller, current_command
+from comux.control.commands import Command, CommandLimits, make_command, parse_command, state_topic_of
+from comux.control.controller import Controller
 from comux.control.desired import Change, Watcher, difference
+from comux.control.durable import Sources
 from comux.control.interface import Act, Target
 from comux.control.legacy import Control
 from comux.control.registry import ListRegistry, Registry
@@ -39,6 +41,7 @@ __all__ = [
     "MongoRegistry",
     "Registry",
     "Remote",
+    "Sources",
     "Target",
     "Watcher",
     "YamlRegistry",
@@ -54,6 +57,7 @@ __all__ = [
     "parse_command",
     "read_cameras_file",
     "send_command",
+    "state_topic_of",
 ]
 
 

@@ -9,12 +9,36 @@ from __future__ import annotations
 import contextvars
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from comux.control.commands import Command
+from comux.control.interface import Act
+from comux.errors import ConfigError
 
 current: contextvars.ContextVar[Command | None] = contextvars.ContextVar("comux_command", default=None)
+
+
+def current_command() -> Command | None:
+    """Inside a user's act: the command being carried out (raw bytes, request-id, …); elsewhere ``None``."""
+    return current.get()
+
+
+def check_acts(acts: Mapping[str, Act] | None) -> dict[str, Act]:
+    """A copy of the acts.
+
+    Raises:
+        ConfigError: a name is no text, or an act cannot be called.
+    """
+    if acts is not None and not isinstance(acts, Mapping):
+        raise ConfigError(f"acts {acts!r} is {type(acts).__name__}, not a mapping of names to functions")
+    out = dict(acts or {})
+    for name, act in out.items():
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"acts: the name {name!r} is no text")
+        if not callable(act):
+            raise ConfigError(f"acts: {name!r} is {type(act).__name__}, not a function of (comux, value)")
+    return out
 
 
 class ActWorker:

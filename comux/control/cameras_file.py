@@ -112,6 +112,8 @@ class FileSettings(BaseModel):
     """Topic on which commands come; null: none are obeyed."""
     control_address: Address | None = None
     """Engine of the control topic; null: where the packets are."""
+    durable_control: bool = False
+    """After a crash go on with the next command, and with the cameras as commands had made them."""
     strict_on_fail: bool = True
     """A missing topic or engine is one error at the start; else cameras wait for it."""
     watch_registry: bool = False

@@ -35,6 +35,7 @@ HEADER_REPLY_TO: Final = "reply-to"
 HEADER_TARGET: Final = "target"
 HEADER_EXPIRES: Final = "expires"
 EVERYONE: Final = "*"
+_STATE: Final = "_state_"
 
 BUILT_IN: Final = (
     "create",
@@ -120,6 +121,16 @@ def reply_allowed(config_topic: str, reply_to: str) -> bool:
     """Whether a command may have its answer sent to ``reply_to``: never to a topic that means something else."""
     base = reply_topic_of(config_topic)
     return reply_to == base or reply_to.startswith(f"{base}_")
+
+
+def state_topic_of(topic: str, client: str) -> str:
+    """Where durable control of a config topic keeps what it needs to go on after a crash."""
+    return f"{topic}{_STATE}{client}"
+
+
+def of_control(config_topic: str, topic: str) -> bool:
+    """Whether ``topic`` is the config topic or one that goes with it: answers, or a client's state."""
+    return topic == config_topic or reply_allowed(config_topic, topic) or topic.startswith(config_topic + _STATE)
 
 
 # -- writing -------------------------------------------------------------------------------------------------------
@@ -361,12 +372,12 @@ def arguments_of(command: Command, schemes: frozenset[str], config_topic: str) -
     Args:
         command: Of an action in ``BUILT_IN``.
         schemes: Address schemes that ``create`` and ``update`` may name.
-        config_topic: Neither it nor its replies can be a source's topic: results must not become commands.
+        config_topic: Neither it nor what goes with it can be a source's topic: results must not become commands.
 
     Raises:
         CommandError: the value does not fit the action.
     """
-    value = _object(command)
+    value = object_of(command)
     if command.action in ("create", "update"):
         return _source_settings(command.action, value, schemes, config_topic)
     try:
@@ -380,7 +391,12 @@ def arguments_of(command: Command, schemes: frozenset[str], config_topic: str) -
     return arguments
 
 
-def _object(command: Command) -> dict[str, Any]:
+def object_of(command: Command) -> dict[str, Any]:
+    """The argument of a built-in action as an object, whichever way it was written; not checked further.
+
+    Raises:
+        CommandError: it is neither an object nor an id.
+    """
     value = command.value
     if value is None or value == b"":
         return {}
@@ -424,7 +440,7 @@ def _source_settings(
             )
     for key in ("consume_topic", "produce_topic", "share_frames"):
         topic = value.get(key)
-        if isinstance(topic, str) and (topic == config_topic or reply_allowed(config_topic, topic)):
+        if isinstance(topic, str) and of_control(config_topic, topic):
             raise CommandError(f"action {action!r}: {key} {topic!r} is a topic of the control plane; name another")
     try:
         options = SourceOptions(**value)

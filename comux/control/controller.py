@@ -13,6 +13,9 @@ order. Users' acts run in ``ActWorker``'s thread.
 ``request-id`` again), ``busy`` (too many in a second, or acts waiting), ``shutdown`` (still waiting at the end),
 ``lapped`` (overwritten before they were read) + held: ``control``, ``acts``.
 
+**Durable.** With ``durable=True`` position and changes of sources survive the program, see ``durable``: which step is
+saved when, and what a crash between two of them leaves.
+
 **Ends.** ``close()`` may come from any thread, also from within an act or a ``stop`` command: then it does not wait
 for the thread it is called from. The reading thread owns the consumer and closes it; the replies are closed by whoever
 of reader, running act and ``close`` lets go of them last (``_users``), so even the act that closes is answered. If the
@@ -34,7 +37,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from comux.account import Account, AccountSnapshot
-from comux.control.acts import ActWorker, call, current
+from comux.control.acts import ActWorker, call, check_acts
 from comux.control.commands import (
     BUILT_IN,
     EVERYONE,
@@ -46,6 +49,8 @@ from comux.control.commands import (
     read_envelope,
     reply_topic_of,
 )
+from comux.control.desired import Change
+from comux.control.durable import CHANGES, DurableState, MethodsOf, Sources
 from comux.control.interface import Act, Target
 from comux.control.repeats import Repeats
 from comux.control.replies import Replies, failure, success
@@ -67,28 +72,6 @@ from comux.transport.pace import Budget
 _BATCH: Final = 16
 _PAUSE_FIRST: Final = 0.05
 _PAUSE_MOST: Final = 5.0
-
-
-def current_command() -> Command | None:
-    """Inside a user's act: the command being carried out (raw bytes, request-id, …); elsewhere ``None``."""
-    return current.get()
-
-
-def check_acts(acts: Mapping[str, Act] | None) -> dict[str, Act]:
-    """A copy of the acts.
-
-    Raises:
-        ConfigError: a name is no text, or an act cannot be called.
-    """
-    if acts is not None and not isinstance(acts, Mapping):
-        raise ConfigError(f"acts {acts!r} is {type(acts).__name__}, not a mapping of names to functions")
-    out = dict(acts or {})
-    for name, act in out.items():
-        if not isinstance(name, str) or not name:
-            raise ConfigError(f"acts: the name {name!r} is no text")
-        if not callable(act):
-            raise ConfigError(f"acts: {name!r} is {type(act).__name__}, not a function of (comux, value)")
-    return out
 
 
 class _Refused(Exception):
@@ -114,7 +97,9 @@ class Controller:
         events: Where commands are told as ``control.*`` events; ``None``: a log of its own (``.events``).
         command_filter: Commands for which it returns false are ignored. Called in the controller's thread.
         schemes: Address schemes that ``create`` and ``update`` may name; ``None``: the config topic's own.
-        start: Where reading begins; ``"end"``: only what comes from now on.
+        start: Where reading begins; ``"end"``: only what comes from now on. ``durable``: at the first start ever.
+        durable: Go on after a crash where the last life ended, with what commands had made of the sources.
+        sources: ``durable``: the program's own, which are changed in ``connect``; ``None``: by the target's methods.
         limits: How large commands may be.
         pending_acts: Acts that may wait for their turn at most.
         owns_broker: Close ``broker`` with the controller.
@@ -139,6 +124,8 @@ class Controller:
         command_filter: Callable[[Command], bool] | None = None,
         schemes: Iterable[str] | None = None,
         start: Start = "end",
+        durable: bool = False,
+        sources: Sources | None = None,
         limits: CommandLimits | None = None,
         pending_acts: int = 64,
         owns_broker: bool = False,
@@ -159,7 +146,11 @@ class Controller:
         self._start: Start = start
         self._limits = limits or CommandLimits()
         self._budget = Budget(self._limits.per_second, int(self._limits.bytes_per_second))
-        self._patient = start != "end"
+        self._patient = start != "end" or durable
+        self._state: DurableState | None = None
+        if durable:
+            known = sources or MethodsOf(target)
+            self._state = DurableState(broker, topic, name, self._schemes, known, self.events)
         self._repeats = Repeats()
         self._account = Account()
         self._replies = Replies(broker, self.reply_topic)
@@ -177,15 +168,25 @@ class Controller:
     # -- life ------------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Make the topic where it is missing and take the place from which commands will be read. Idempotent.
+        """Make the topic where it is missing and take the place from which commands will be read; ``durable``: carry
+        out what commands had made of the sources. Idempotent.
 
         Raises:
-            ComuxError: the engine cannot be reached or refuses the topic. ClosedError.
+            ComuxError: the engine cannot be reached or refuses the topic. TopicBusyError: ``durable``, and another
+                client of this name runs (engines that can tell). ClosedError.
         """
+        state = self._state
         with self._lock:
             self._check_open()
             if self._consumer is None:
+                self._make_topic()
+                if state is not None:
+                    self._start = state.load(self._start)
                 self._consumer = self._open()
+                if state is not None:
+                    state.begin(self._consumer)
+        if state is not None:
+            state.restore()
 
     def start(self) -> None:
         """Begin in a thread of its own; every command sent after this returned is seen. Idempotent.
@@ -270,6 +271,8 @@ class Controller:
             last = self._users == 0
         if last:
             self._replies.close()
+            if self._state is not None:
+                self._state.close()
             if self._owns_broker:
                 self._broker.close()
 
@@ -279,6 +282,11 @@ class Controller:
     def running(self) -> bool:
         """Whether commands are being read."""
         return self._running and not self._closed
+
+    @property
+    def durable(self) -> bool:
+        """Whether commands and what they made of the sources outlast a crash."""
+        return self._state is not None
 
     @property
     def offset(self) -> int:
@@ -299,14 +307,31 @@ class Controller:
         return self._account.snapshot()
 
     def status(self) -> dict[str, Any]:
-        """JSON-ready: topic, reply topic, whether it runs, answers sent and failed, and the account."""
+        """JSON-ready: topic, reply topic, whether it runs, answers sent and failed, the account; ``durable``: see
+        ``DurableState.status``, ``None`` where it is not."""
         return {
             "topic": self.topic,
             "reply_topic": self.reply_topic,
             "running": self.running,
             "answers": {"sent": self._replies.sent, "failed": self._replies.failed},
             "account": self._account.snapshot().as_dict(),
+            "durable": None if self._state is None else self._state.status(),
         }
+
+    def restate(self, change: Change, carry_out: Callable[[Change], Any]) -> None:
+        """Carry out what the program's registry states anew: from now on its word counts, not an earlier command's.
+
+        Raises:
+            Exception: as ``carry_out``.
+        """
+        with contextlib.nullcontext() if self._state is None else self._state.restated(change, self._wake):
+            carry_out(change)
+
+    def _wake(self) -> None:
+        consumer = self._consumer
+        if consumer is not None:
+            with contextlib.suppress(ClosedError):
+                consumer.wakeup()
 
     def act(self, action: str, value: Any = None) -> Any:
         """Carry out an action directly, in the calling thread.
@@ -329,10 +354,12 @@ class Controller:
 
     # -- the thread ------------------------------------------------------------------------------------------------
 
-    def _open(self) -> Consumer:
+    def _make_topic(self) -> None:
         if self.topic not in self._broker.topics():
             spec = TopicSpec(self.topic, records=1024, data_bytes=4 << 20, policy="drop_oldest")
             self._broker.create_topic(for_engine(self._broker, spec), exist_ok=True)
+
+    def _open(self) -> Consumer:
         return self._broker.consumer(self.topic, start=self._start, on_end="wait", name=f"comux-control-{self.name}")
 
     def _run(self) -> None:
@@ -360,14 +387,17 @@ class Controller:
             if self._stop.is_set():
                 return
             if self._consumer is None:
+                self._make_topic()
                 self._consumer = self._open()
                 self.events.emit("control.connected", f"control of topic {self.topic!r} reads again")
-            consumer = self._consumer
-        for record in consumer.poll(timeout=None, max_records=_BATCH):
+            consumer, state = self._consumer, self._state
+        for record in consumer.poll(timeout=None if state is None else state.patience(), max_records=_BATCH):
             if self._stop.is_set():
                 return
             self._start = record.offset + 1
             self._receive(record)
+        if state is not None:
+            state.save()
 
     def _lost(self, exc: Exception) -> bool:
         """Give the consumer up; the next turn opens another one where this one was, or at the start of a new topic.
@@ -407,14 +437,24 @@ class Controller:
             self._carry_out(self._admit(record, envelope), envelope)
         except _Refused as refused:
             self._account.drop("control", refused.cause)
+            self._passed(record, save=refused.outcome is not None)
             if refused.outcome is not None:
                 self._answer(envelope, record.offset, refused.outcome)
+
+    def _passed(self, read: Record | Command, *, save: bool = True) -> None:
+        """Durable: the next life goes on behind this command."""
+        if self._state is not None:
+            self._state.passed(read.offset, read.timestamp_ns)
+            if save:
+                self._state.save()
 
     def _admit(self, record: Record, envelope: Envelope) -> Command:
         """The command in a record, if it is one that this client shall carry out now."""
         if envelope.target not in (None, EVERYONE, self.name):
             raise _Refused("ignored", None)
         due = self._budget.due(now := time.monotonic())
+        if due <= 0 and self._state is not None and record.offset >= self._state.backlog:
+            self._patient = False  # the backlog is worked off
         if due > 0 and self._patient:  # what was written while nobody read is no flood
             self._stop.wait(due)
             now += due
@@ -449,16 +489,34 @@ class Controller:
 
     def _carry_out(self, command: Command, envelope: Envelope) -> None:
         if command.action in self.acts:
+            self._passed(command)  # first: at most once
             self._queue_act(command, envelope)
             return
         try:
             method = self._built_in(command)
         except ComuxError as exc:
             raise _Refused("rejected", exc)
-        outcome = _attempt(method)
+        outcome = self._change(command, method) if command.action in CHANGES else self._do(command, method)
         self._account.deliver("control")
         self._repeats.answered(command, outcome)
         self._answer(envelope, command.offset, outcome)
+
+    def _do(self, command: Command, method: Callable[[], Any]) -> dict[str, Any]:
+        """The outcome of what leaves the sources as they are stated."""
+        self._passed(command)  # first: at most once
+        return _attempt(method)
+
+    def _change(self, command: Command, method: Callable[[], Any]) -> dict[str, Any]:
+        """The outcome of a change of sources, saved."""
+        state = self._state
+        if state is None:
+            return _attempt(method)
+        with state.lock:
+            outcome = _attempt(method)
+            if outcome["ok"]:
+                state.carried_out(command, outcome["result"])
+            self._passed(command)
+        return outcome
 
     def _built_in(self, command: Command) -> Callable[[], Any]:
         """The target's method for a built-in action with its checked arguments."""

@@ -32,6 +32,38 @@ def carry_out(core: Core, change: Change) -> None:
         core.delete(change.cam_id)
 
 
+class StatedSources:
+    """The program's sources as durable control knows them (``comux.control.Sources``).
+
+    Args:
+        core: Of the manager.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def stated(self, cam_id: CamId) -> dict[str, Any] | None:
+        """What the program's list or registry states of a source."""
+        spec = self._core.settings.stated.get(str(cam_id))
+        return None if spec is None else spec.shown()
+
+    def restore(self, change: Change) -> bool:
+        """Do again what a command had done in an earlier life; before the start, where what is missing is waited for.
+
+        Raises:
+            ComuxError: as ``Core``'s methods.
+        """
+        core, key = self._core, str(change.cam_id)
+        if isinstance(change.value, SourceOptions):
+            if key in core.specs:
+                return False
+            core.create(change.value, strict=False)
+        else:
+            carry_out(core, change)
+        core.settings.restored.add(key)
+        return True
+
+
 def pause(core: Core, cam_id: CamId | None, *, paused: bool) -> dict[str, str]:
     """Stop fetching from a source, or go on; ``None``: all sources.
 

@@ -225,11 +225,13 @@ class Core:
                 try:
                     self.connect(spec.cam_id)
                     opened.append(spec.cam_id)
-                except ConfigError:
-                    for cam_id in opened:
-                        self.drop_connected(cam_id)
-                    raise
                 except ComuxError as exc:
+                    if key in self.settings.restored:
+                        continue
+                    if isinstance(exc, ConfigError):
+                        for cam_id in opened:
+                            self.drop_connected(cam_id)
+                        raise
                     failures.append((spec.cam_id, exc))
             if failures and strict:
                 for cam_id in opened:
@@ -249,13 +251,14 @@ class Core:
             if self.fleet is not None:
                 self._start_fleet(self.fleet)
                 return
-            if not self.specs:
+            if not self.specs and not self.settings.restored:
                 raise ConfigError("no sources: give cam_ids, or create one")
             resolved = self.check_all()
             strict = self.settings.strict
             self.connect_all(strict=strict)
             if self.settings.check_produce:
-                self._check_produce(resolved.values(), strict=strict)
+                ours = [options for key, options in resolved.items() if key not in self.settings.restored]
+                self._check_produce(ours, strict=strict)
             sources = tuple(
                 self._source(options, consumer=self._connected.pop(key, None)) for key, options in resolved.items()
             )
@@ -368,8 +371,8 @@ class Core:
             self.specs[key] = spec
             try:
                 self.connect(spec.cam_id)
-            except ComuxError:
-                if self.settings.strict if strict is None else strict:
+            except ComuxError as exc:
+                if isinstance(exc, ConfigError) or (self.settings.strict if strict is None else strict):
                     del self.specs[key]
                     raise
             if self.started:

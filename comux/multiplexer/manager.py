@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from comux.account import AccountSnapshot
-from comux.control import Controller, Registry, Watcher, YamlRegistry, is_cameras_file, open_registry
+from comux.control import Change, Controller, Registry, Watcher, YamlRegistry, is_cameras_file, open_registry
 from comux.decoders import create_decoder
 from comux.decoders.interface import Decoder, DecoderOptions
 from comux.errors import ConfigError, EndOfStream
@@ -79,6 +79,7 @@ class Comux(Door):
             are no ``cam_ids``.
         client_name: What control commands may be addressed to.
         control_topic, control_address, acts: As ``setup_controller``.
+        durable_control: After a crash go on with the next command and with the sources as commands had made them.
         decoder_factory: Makes decoders; the default is the registry of codecs.
         source: Settings of ``SourceOptions`` for every source that has none of its own (``mode``, ``codec``, ``W``, …).
 
@@ -97,6 +98,7 @@ class Comux(Door):
         registry = database(cam_ids, words)
         level = level_of(words.pop("log_level", None))
         control = {name: words.pop(name, None) for name in ("control_topic", "control_address", "acts")}
+        kept = flag(words.pop("durable_control", False), "durable_control")
         self.client_name: str = words.pop("client_name", "comux")
         decoder: Callable[[DecoderOptions], Decoder] = words.pop("decoder_factory", None) or create_decoder
         shared = {name: words.pop(name, None) for name in ("share", "topics", "durable")}
@@ -118,11 +120,12 @@ class Comux(Door):
             self.setup_consumers(**shared)
         self._end = weakref.finalize(self, core.close)
         if control["control_topic"] is not None:
-            self.setup_controller(
-                control["control_topic"], control["control_address"] or settings.address, control["acts"]
-            )
+            address = control["control_address"] or settings.address
+            self.setup_controller(control["control_topic"], address, control["acts"], durable=kept)
         elif control["acts"] is not None:
             raise ConfigError("acts without control_topic: name the topic on which commands come")
+        elif kept:
+            raise ConfigError("durable_control without control_topic: name the topic on which commands come")
 
     def _define(self, cam_ids: Any, watch: bool) -> None:
         if cam_ids is None:
@@ -147,17 +150,27 @@ class Comux(Door):
         if watch and type(registry).wait_for_change is Registry.wait_for_change:
             raise ConfigError(f"watch_registry: a {type(registry).__name__} does not know when it changes")
         core.specs = {str(spec.cam_id): spec for spec in registry.fetch()}
+        core.settings.stated = dict(core.specs)
         for spec in core.specs.values():
             core.resolve(spec)
         if watch:
             self._watcher = Watcher(
                 registry,
-                lambda change: actions.carry_out(core, change),
+                self._carry_out,
                 events=core.events,
                 stated=core.specs.values(),
                 defaults=lambda: core.settings.defaults,
             )
             core.at_close.append(self._watcher.close)
+
+    def _carry_out(self, change: Change) -> None:
+        """What the registry states anew."""
+        core, controller = self._core, self._controller
+        core.settings.restate(change)
+        if controller is None:
+            actions.carry_out(core, change)
+        else:
+            controller.restate(change, lambda change: actions.carry_out(core, change))
 
     # -- taking ----------------------------------------------------------------------------------------------------
 
@@ -512,6 +525,8 @@ class Comux(Door):
         core = self._open_core()
         if self._watcher is not None and core.fleet is not None:
             raise ConfigError("watch_registry with share: the group says which cameras are ours; leave one of them")
+        if self._controller is not None and self._controller.durable and core.fleet is not None:
+            raise ConfigError("durable_control with share: the group says which cameras are ours; leave one of them")
         core.start()
         if self._controller is not None:
             self._controller.start()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from comux.control import Change
 from comux.errors import ConfigError
 from comux.options import SourceOptions, topic_name
 from comux.redaction import is_secret
@@ -33,6 +34,10 @@ class Settings:
         strict: Whether a missing topic or engine is an error at the start.
         check_produce: Whether the produce topics are made at the start.
         produce_options: Passed to the engine of the results.
+        stated: What the program's list or registry states of each source now, whatever commands made of it.
+        reserved: What topics of durable control begin with, which are no source's; empty: there are none.
+        restored: Ids of sources that commands of an earlier life changed: what is missing for one of them at the start
+            is its own trouble.
     """
 
     address: str = "shm://"
@@ -44,6 +49,9 @@ class Settings:
     strict: bool = True
     check_produce: bool = False
     produce_options: dict[str, Any] = field(default_factory=dict)
+    stated: dict[str, SourceOptions] = field(default_factory=dict)
+    reserved: str = ""
+    restored: set[str] = field(default_factory=set)
 
     def resolve(self, spec: SourceOptions) -> SourceOptions:
         """A source's complete settings: its own, the defaults, topics and addresses filled in.
@@ -65,9 +73,25 @@ class Settings:
         if self.share_schema is not None:
             values.setdefault("share_frames", topic_name(self.share_schema, cam_id))
         options = SourceOptions(**values)
+        for name in (options.consume_topic, options.produce_topic, options.share_frames):
+            if self.reserved and (name or "").startswith(self.reserved):
+                raise ConfigError(f"source {cam_id!r}: topic {name!r} is a topic of the control plane; name another")
         if options.codec == "frames" and options.share_frames is not None:
             raise ConfigError(f"source {cam_id!r}: it reads shared frames; sharing them again is not needed")
         return options
+
+    def restate(self, change: Change) -> None:
+        """The registry states something anew."""
+        key, value = str(change.cam_id), change.value
+        if isinstance(value, SourceOptions):
+            self.stated[key] = value
+        elif value is None:
+            self.stated.pop(key, None)
+        elif key in self.stated:
+            spec = self.stated[key]
+            self.stated[key] = SourceOptions(
+                **{name: getattr(spec, name) for name in spec.model_fields_set} | dict(value)
+            )
 
     def options_of_packets(self, address: str, specs: Iterable[SourceOptions]) -> Mapping[str, Any]:
         """Client options with which packets are read from ``address``; none where nobody reads there.

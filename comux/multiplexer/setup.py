@@ -10,10 +10,11 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
-from comux.control import Act, Controller, YamlRegistry
+from comux.control import Act, Controller, YamlRegistry, state_topic_of
 from comux.errors import ConfigError
 from comux.headers import HeaderSchema
 from comux.headers import check_schema as check_header_schema
+from comux.multiplexer import actions
 from comux.multiplexer.core import Core
 from comux.multiplexer.legacy import (
     Consumers,
@@ -192,7 +193,8 @@ class Door:
             topic: The config topic; made when it is missing.
             bootstrap_servers: Its address; ``None``: where the packets are.
             acts: ``acts[name](comux, value)``.
-            options: Of ``comux.control.Controller``.
+            options: Of ``comux.control.Controller``; ``durable=True``: after a crash go on with the next command, and
+                with the sources as commands had made them, which are there when this returns.
 
         Returns:
             The controller; it runs from ``start`` on, and commands sent after this call are seen.
@@ -209,15 +211,17 @@ class Door:
         address = (
             core.settings.address if bootstrap_servers is None else address_of(bootstrap_servers, "bootstrap_servers")
         )
-        controller = Controller(
-            core.engine_beside(address),
-            topic,
-            self,
-            acts=acts,
-            events=core.events,
-            **{"name": self.client_name, **options},
-        )
-        controller.connect()
+        options = {"name": self.client_name, "sources": actions.StatedSources(core), **options}
+        if flag(options.get("durable", False), "durable"):
+            core.settings.reserved = state_topic_of(topic, "")
+            for spec in core.specs.values():
+                core.resolve(spec)
+        controller = Controller(core.engine_beside(address), topic, self, acts=acts, events=core.events, **options)
+        try:
+            controller.connect()
+        except BaseException:
+            controller.close()
+            raise
         self._controller = controller
         core.at_close.append(controller.close)
         if core.started:

@@ -104,6 +104,8 @@ class TopicSpec:
         writers: ``"one"`` is faster and refuses a second living producer; ``"many"``.
         end: ``"auto"``: the last living producer's clean close ends the stream; ``"explicit"``: only ``end()``.
         group_grace: Seconds after which a group without a living member stops gating, unless it is durable.
+        compacted: Only the newest record of each key matters, and is kept for ever; every record has a key. For engines
+            that forget by age: the others keep the newest ``records`` of all.
         metadata: JSON-ready facts kept with the topic (for example codec, width, height).
         first_offset: Where offsets begin; for tests.
     """
@@ -117,6 +119,7 @@ class TopicSpec:
     writers: Literal["one", "many"] = "many"
     end: Literal["explicit", "auto"] = "explicit"
     group_grace: float = 10.0
+    compacted: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     first_offset: int = 0
 

@@ -9,7 +9,8 @@ Where ``library`` says so, librdkafka fetches and writes (``confluent_*``, the o
 
 Not here, and refused by name: ``record_sharing`` (Kafka shares partitions), ``views``, ``observer_without_reading``,
 ``counted_end``, ``gating`` (Kafka drops by age and size, never waits). ``TopicSpec.records``, ``writers`` and
-``group_grace`` are kept with the topic and mean nothing to Kafka; ``data_bytes`` becomes ``retention.bytes``.
+``group_grace`` are kept with the topic and mean nothing to Kafka; ``data_bytes`` becomes ``retention.bytes``,
+``compacted`` ``cleanup.policy=compact``.
 """
 
 from __future__ import annotations

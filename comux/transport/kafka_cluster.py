@@ -305,7 +305,7 @@ class Cluster:
             size = dtype.itemsize * int(np.prod(spec.shape, dtype=np.int64))
             if size > 900_000:
                 config["max.message.bytes"] = str(size + (1 << 20))
-        return {**config, **self.options.topic_config}
+        return {**config, **self.options.topic_config, **({"cleanup.policy": "compact"} if spec.compacted else {})}
 
     def _make(self, full: str, config: Mapping[str, str]) -> None:
         new = {"num_partitions": 1, "replication_factor": self.options.replication_factor, "configs": dict(config)}

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
+import traceback
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 _journal = -1
@@ -217,8 +221,151 @@ def shares(address: str, group: str, topics: str, durable: bool, send: bool = Fa
     note("stopped", balanced=all(account.balanced for account in cameras.accounts().values()))
 
 
+def _step(name: str) -> tuple[Any, str]:
+    """Where a step of a change is taken: an object and the name of its function."""
+    from comux.control import controller, durable, replies
+    from comux.multiplexer import actions
+    from comux.multiplexer.core import Core
+    from comux.multiplexer.source import Source
+
+    return {
+        "parse": (controller, "parse_command"),
+        "carry out": (actions, "carry_out"),
+        "connect": (Core, "connect"),
+        "swap": (Core, "_swap"),
+        "start": (Source, "start"),
+        "let go": (Core, "drop_connected"),
+        "stop": (Source, "stop"),
+        "join": (Core, "_join"),
+        "overlay": (durable.DurableState, "carried_out"),
+        "save": (durable.DurableState, "_send"),
+        "answer": (replies.Replies, "send"),
+    }[name]
+
+
+def _die_at(death: str, armed: threading.Event) -> None:
+    """SIGKILL for this process once it is ``armed`` and comes to a step; ``death``: ``before save``, ``after save``."""
+    when, _, name = death.partition(" ")
+    owner, function = _step(name)
+    original = getattr(owner, function)
+
+    def hooked(*args: Any, **kwargs: Any) -> Any:
+        if armed.is_set() and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if armed.is_set():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, function, hooked)
+
+
+def _serve(cams: Any, **settings: Any) -> None:
+    """A loop until a command tells it to stop. The act ``sources`` answers with what is said of each source, ``note``
+    writes its value into the journal."""
+    from comux import Comux
+    from comux.errors import EndOfStream
+
+    parent = os.getppid()
+    acts: dict[str, Any] = {
+        "sources": lambda cameras, value: {key: spec.spec() for key, spec in cameras._core.specs.items()},
+        "note": lambda cameras, value: note("act", value=value),
+    }
+    with Comux(cams, control_topic="config", acts=acts, **settings) as cameras:
+        note("started")
+        while os.getppid() == parent:  # whoever is left behind ends
+            try:
+                cameras.get_batch(timeout=0.5)
+            except EndOfStream:
+                return
+
+
+def controlled(address: str, cams: Any, death: str = "", of: str = "", **settings: Any) -> None:
+    """A program that obeys commands; it kills itself at one step of the command with the value ``of``."""
+    from comux.control import controller
+
+    if death:
+        armed = threading.Event()
+        _die_at(death, armed)
+        parse = controller.parse_command
+
+        def arms(record: Any, *args: Any) -> Any:
+            if record.value == of.encode():
+                armed.set()
+            return parse(record, *args)
+
+        controller.parse_command = arms
+    _serve(cams, address=address, **settings)
+
+
+def watched(address: str, path: str, death: str = "", **settings: Any) -> None:
+    """A program whose sources are what a file says, as JSON; it kills itself at one step of the first change."""
+    from comux.control import Registry
+    from comux.options import SourceOptions
+
+    armed, file = threading.Event(), Path(path)
+
+    class File(Registry):
+        """Looks at the file twenty times a second."""
+
+        _read = ""
+
+        def fetch(self) -> tuple[SourceOptions, ...]:
+            if self._read:
+                armed.set()
+            self._read = file.read_text()
+            return tuple(SourceOptions(**entry) for entry in json.loads(self._read))
+
+        def wait_for_change(self, timeout: float | None = None) -> bool:
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while deadline is None or time.monotonic() < deadline:
+                if file.read_text() != self._read:
+                    return True
+                if self._closing.wait(0.05):
+                    return False
+            return False
+
+    if death:
+        _die_at(death, armed)
+    _serve(File(), address=address, watch_registry=True, **settings)
+
+
+def lives(program: str, deaths: list[dict[str, str]], **options: Any) -> None:
+    """One program again and again, each time with another death and noted when it has ``ended``. They are forks of this
+    process, which has everything imported and nothing opened, so that a life costs no second."""
+    import comux.multiplexer.manager  # noqa: F401
+
+    for death in deaths:
+        child = os.fork()
+        if child == 0:
+            try:
+                PROGRAMS[program](**options, **death)
+                os._exit(0)
+            except BaseException:  # noqa: BLE001 - nothing of the parent's may run in the child
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        note("ended", code=os.waitstatus_to_exitcode(status))
+
+
 PROGRAMS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (publish, send, member, manager, waits, forgets, serves, managed, parent, shares)
+    f.__name__: f
+    for f in (
+        publish,
+        send,
+        member,
+        manager,
+        waits,
+        forgets,
+        serves,
+        managed,
+        parent,
+        shares,
+        controlled,
+        watched,
+        lives,
+    )
 }
 
 if __name__ == "__main__":

@@ -59,72 +59,72 @@ def data(ended: Any) -> Any:
     return json.loads(ended.out)
 
 
-def test_status_and_sources_tell_what_runs(run: Callable[..., Any], program: Comux) -> None:
+def test_status_and_sources_tell_what_runs(execute: Callable[..., Any], program: Comux) -> None:
     program.get_batch(timeout=20)
-    status = data(run("status", "-f", "cameras.yaml", "--format", "json"))
+    status = data(execute("status", "-f", "cameras.yaml", "--format", "json"))
     assert set(status["sources"]) == {"cam1", "cam2"}
     assert status["total"]["balanced"] is True
-    table = run("status", "-f", "cameras.yaml")
+    table = execute("status", "-f", "cameras.yaml")
     assert table.code == 0
     for word in ("cam1", "cam2", "received", "(balanced)", "results: 0 sent", "commands on 'config'"):
         assert word in table.out
-    sources = data(run("sources", "list", "-f", "cameras.yaml", "--format", "json"))
+    sources = data(execute("sources", "list", "-f", "cameras.yaml", "--format", "json"))
     assert sources["cam2"]["settings"] == {"cam_id": "cam2", "rate": 5.0, "start": "beginning"}
-    assert "rate=5.0" in run("sources", "list", "-f", "cameras.yaml").out
+    assert "rate=5.0" in execute("sources", "list", "-f", "cameras.yaml").out
 
 
-def test_sources_are_created_changed_paused_and_deleted(run: Callable[..., Any], program: Comux) -> None:
+def test_sources_are_created_changed_paused_and_deleted(execute: Callable[..., Any], program: Comux) -> None:
     where = ("-a", program.status()["address"], "-c", "config")
-    created = run("sources", "create", "cam3", "rate=3", "start=beginning", "W=32", "H=24", *where)
+    created = execute("sources", "create", "cam3", "rate=3", "start=beginning", "W=32", "H=24", *where)
     assert (created.code, created.out) == (0, "source 'cam3' created\n")
-    assert run("sources", "update", "cam3", "rate=null", *where).code == 0
-    assert run("sources", "pause", "cam3", "cam1", *where).out.count("paused") == 2
+    assert execute("sources", "update", "cam3", "rate=null", *where).code == 0
+    assert execute("sources", "pause", "cam3", "cam1", *where).out.count("paused") == 2
     assert program.status()["sources"]["cam3"]["state"] == "PAUSED"
-    assert run("sources", "resume", *where).out == "every source resumed\n"
-    sought = data(run("sources", "seek", "cam3", "0", *where, "--format", "json"))
+    assert execute("sources", "resume", *where).out == "every source resumed\n"
+    sought = data(execute("sources", "seek", "cam3", "0", *where, "--format", "json"))
     assert sought[0]["result"]["position"] == 0
     assert picture(program, "cam3") == (24, 32, 3)
-    assert run("sources", "delete", "cam3", *where).code == 0
+    assert execute("sources", "delete", "cam3", *where).code == 0
     assert program.cam_ids == ("cam1", "cam2")
-    refused = run("sources", "delete", "cam3", "cam2", *where)
+    refused = execute("sources", "delete", "cam3", "cam2", *where)
     assert refused.code == 1
     assert "refused: no source 'cam3'" in refused.out and "source 'cam2' deleted" in refused.out
     for words in (("update", "cam1", "rate"), ("update", "cam1", "rate=1", "rate=2"), ("create", "x", "=5")):
-        wrong = run("sources", *words, *where)
+        wrong = execute("sources", *words, *where)
         assert (wrong.code, wrong.err.count("\n")) == (2, 1), wrong
 
 
-def test_a_snapshot_is_a_picture(run: Callable[..., Any], program: Comux, tmp_path: Path) -> None:
-    ended = run("sources", "snapshot", "cam1", "-o", "cam1.jpg", "-f", "cameras.yaml")
+def test_a_snapshot_is_a_picture(execute: Callable[..., Any], program: Comux, tmp_path: Path) -> None:
+    ended = execute("sources", "snapshot", "cam1", "-o", "cam1.jpg", "-f", "cameras.yaml")
     assert ended.code == 0, ended
     with Image.open(tmp_path / "cam1.jpg") as picture:
         assert picture.size == (64, 48)
 
 
 def test_apply_says_what_differs_makes_it_so_and_then_nothing_differs(
-    run: Callable[..., Any], program: Comux, tmp_path: Path
+    execute: Callable[..., Any], program: Comux, tmp_path: Path
 ) -> None:
     path = tmp_path / "cameras.yaml"
-    assert run("apply", "cameras.yaml").out == "nothing to change\n"
+    assert execute("apply", "cameras.yaml").out == "nothing to change\n"
     text = path.read_text().replace("  - cam1\n", "  - cam3\n").replace("rate: 5", "rate: 7, W: 32, H: 24")
     path.write_text(text)
-    planned = run("apply", "cameras.yaml", "--dry-run")
+    planned = execute("apply", "cameras.yaml", "--dry-run")
     assert planned.code == 0
     for word in ("cam1", "delete", "cam2", "update", "rate", "5.0", "7.0", "cam3", "create", "nothing was changed"):
         assert word in planned.out
     assert program.cam_ids == ("cam1", "cam2")
-    differ = run("config", "diff", "cameras.yaml", "--format", "json")
+    differ = execute("config", "diff", "cameras.yaml", "--format", "json")
     assert differ.code == 1
     assert [(c["action"], c["cam_id"]) for c in json.loads(differ.out)] == [
         ("delete", "cam1"), ("update", "cam2"), ("create", "cam3"),
     ]  # fmt: skip
-    done = run("apply", "cameras.yaml")
+    done = execute("apply", "cameras.yaml")
     assert (done.code, done.out.endswith("3 of 3 changes made\n")) == (0, True), done
     assert program.cam_ids == ("cam2", "cam3")
     assert picture(program, "cam2") == (24, 32, 3)
-    assert run("config", "diff", "cameras.yaml").code == 0
+    assert execute("config", "diff", "cameras.yaml").code == 0
     path.write_text(text + "  - nothing\n")
-    refused = run("apply", "cameras.yaml", "--format", "json")
+    refused = execute("apply", "cameras.yaml", "--format", "json")
     assert refused.code == 1
     (answer,) = json.loads(refused.out)
     assert (answer["cam_id"], answer["ok"]) == ("nothing", False)
@@ -159,21 +159,21 @@ def test_a_program_watches_its_file_itself(program: Comux, tmp_path: Path, wait_
         wait_until(lambda: cameras.status()["registry"]["error"] is None, 30)
 
 
-def test_any_command_may_be_sent(run: Callable[..., Any], program: Comux) -> None:
-    assert run("control", "send", "double", "21", "-f", "cameras.yaml").out == "42\n"
-    assert run("control", "send", "raw", "{not json", "-f", "cameras.yaml").out == "'{not json'\n"
-    assert run("control", "send", "raw", "--raw", "21", "-f", "cameras.yaml").out == "21\n"
-    refused = run("control", "send", "nothing", "-f", "cameras.yaml")
+def test_any_command_may_be_sent(execute: Callable[..., Any], program: Comux) -> None:
+    assert execute("control", "send", "double", "21", "-f", "cameras.yaml").out == "42\n"
+    assert execute("control", "send", "raw", "{not json", "-f", "cameras.yaml").out == "'{not json'\n"
+    assert execute("control", "send", "raw", "--raw", "21", "-f", "cameras.yaml").out == "21\n"
+    refused = execute("control", "send", "nothing", "-f", "cameras.yaml")
     assert (refused.code, refused.err.count("\n")) == (1, 1)
     assert "no action 'nothing' is defined" in refused.err
-    answer = data(run("control", "send", "delete", "cam2", "-f", "cameras.yaml", "--format", "json"))
+    answer = data(execute("control", "send", "delete", "cam2", "-f", "cameras.yaml", "--format", "json"))
     assert (answer["ok"], answer["responder"]) == (True, "comux")
     assert program.cam_ids == ("cam1",)
 
 
-def test_what_is_said_is_overheard(run: Callable[..., Any], start: Callable[..., Any], program: Comux) -> None:
-    assert run("control", "send", "double", "4", "-f", "cameras.yaml").code == 0
-    heard = run("control", "tail", "--from", "beginning", "-n", "2", "-f", "cameras.yaml", "--format", "json")
+def test_what_is_said_is_overheard(execute: Callable[..., Any], start: Callable[..., Any], program: Comux) -> None:
+    assert execute("control", "send", "double", "4", "-f", "cameras.yaml").code == 0
+    heard = execute("control", "tail", "--from", "beginning", "-n", "2", "-f", "cameras.yaml", "--format", "json")
     command, answer = map(json.loads, heard.out.splitlines())
     assert (command["kind"], command["action"], command["value"]) == ("command", "double", 4)
     assert (answer["kind"], answer["ok"], answer["value"]) == ("answer", True, 8)
@@ -183,14 +183,14 @@ def test_what_is_said_is_overheard(run: Callable[..., Any], start: Callable[...,
     assert tail.end().code == 0
 
 
-def test_where_nobody_is_reached_is_one_line(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_where_nobody_is_reached_is_one_line(execute: Callable[..., Any], tmp_path: Path) -> None:
     for words in (("status",), ("sources", "list"), ("control", "tail"), ("control", "send", "status")):
-        ended = run(*words, "-a", "shm://nobody", "-c", "config")
+        ended = execute(*words, "-a", "shm://nobody", "-c", "config")
         assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1), ended
         assert "config" in ended.err
     (tmp_path / "cameras.yaml").write_text("address: shm://nobody\ncameras: [a]\n")
-    assert run("apply", "cameras.yaml").code == 2
-    assert run("status", "-f", "nowhere.yaml").code == 2
+    assert execute("apply", "cameras.yaml").code == 2
+    assert execute("status", "-f", "nowhere.yaml").code == 2
 
 
 def test_address_and_topic_may_stand_in_the_environment(program: Comux, tmp_path: Path) -> None:
@@ -209,23 +209,23 @@ def test_address_and_topic_may_stand_in_the_environment(program: Comux, tmp_path
 # -- config --------------------------------------------------------------------------------------------------------
 
 
-def test_config_check_names_file_line_key_value_and_remedy(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_config_check_names_file_line_key_value_and_remedy(execute: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "right.yaml").write_text("control_topic: config\nmodel: a:b\ncameras: [a, b]\n")
     (tmp_path / "wrong.yaml").write_text("cameras:\n  - cam_id: a\n    rat: 5\n")
-    right = run("config", "check", "right.yaml")
+    right = execute("config", "check", "right.yaml")
     assert (right.code, right.out) == (0, "right.yaml: right: 2 cameras, control on 'config', model a:b\n")
-    both = run("config", "check", "right.yaml", "wrong.yaml")
+    both = execute("config", "check", "right.yaml", "wrong.yaml")
     assert both.code == 2
     assert "line 3: source 'a': there is no setting 'rat'; did you mean 'rate'?" in both.out
-    found = json.loads(run("config", "check", "right.yaml", "wrong.yaml", "--format", "json").out)
+    found = json.loads(execute("config", "check", "right.yaml", "wrong.yaml", "--format", "json").out)
     assert [each["ok"] for each in found] == [True, False]
 
 
-def test_config_diff_compares_two_files(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_config_diff_compares_two_files(execute: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text("cameras: [a, {cam_id: b, rate: 5}]\n")
     (tmp_path / "two.yaml").write_text("cameras: [{cam_id: b}, c]\n")
-    assert run("config", "diff", "one.yaml", "one.yaml").code == 0
-    differ = run("config", "diff", "one.yaml", "two.yaml", "--format", "json")
+    assert execute("config", "diff", "one.yaml", "one.yaml").code == 0
+    differ = execute("config", "diff", "one.yaml", "two.yaml", "--format", "json")
     assert differ.code == 1
     assert json.loads(differ.out) == [
         {"action": "delete", "cam_id": "a", "settings": {}},
@@ -234,11 +234,11 @@ def test_config_diff_compares_two_files(run: Callable[..., Any], tmp_path: Path)
     ]
 
 
-def test_config_schema_prints_the_shipped_schema(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_config_schema_prints_the_shipped_schema(execute: Callable[..., Any], tmp_path: Path) -> None:
     from comux.control import cameras_schema
 
-    assert data(run("config", "schema")) == cameras_schema()
-    assert run("config", "schema", "-o", "schema.json").code == 0
+    assert data(execute("config", "schema")) == cameras_schema()
+    assert execute("config", "schema", "-o", "schema.json").code == 0
     assert json.loads((tmp_path / "schema.json").read_text()) == cameras_schema()
 
 

@@ -35,27 +35,27 @@ def data(ended: Any) -> Any:
     return json.loads(ended.out)
 
 
-def test_info_tells_how_it_was_made_what_it_holds_and_who_reads(run: Callable[..., Any], place: Broker) -> None:
+def test_info_tells_how_it_was_made_what_it_holds_and_who_reads(execute: Callable[..., Any], place: Broker) -> None:
     with place.consumer("raw_a", group="g", start="beginning") as consumer:
         consumer.ack(consumer.poll(20)[0])
-        told = data(run("topics", "info", "raw_a", "-a", place.address, "--format", "json"))
-        shown = run("topics", "info", "raw_a", "-a", place.address)
+        told = data(execute("topics", "info", "raw_a", "-a", place.address, "--format", "json"))
+        shown = execute("topics", "info", "raw_a", "-a", place.address)
     assert (told["records"], told["next"], told["retained"], told["metadata"]) == (10, 10, 64, {"codec": "h264"})
     (group,) = told["groups"]
     assert (group["name"], group["committed"], group["lag"], group["members"]) == ("g", 1, 9, 1)
     assert shown.code == 0
     for word in ("raw_a", "h264", "policy", "wait", "s ago", "committed"):
         assert word in shown.out
-    missing = run("topics", "info", "raw_b", "-a", place.address)
+    missing = execute("topics", "info", "raw_b", "-a", place.address)
     assert (missing.code, missing.err.count("\n")) == (2, 1)
     assert "did you mean 'raw_a'" in missing.err
 
 
 def test_tail_shows_records_and_takes_none_from_anybody(
-    run: Callable[..., Any], start: Callable[..., Any], place: Broker
+    execute: Callable[..., Any], start: Callable[..., Any], place: Broker
 ) -> None:
     words = ("topics", "tail", "raw_a", "-a", place.address, "--from")
-    ended = run(*words, "8", "-n", "2", "--format", "json")
+    ended = execute(*words, "8", "-n", "2", "--format", "json")
     binary, text = map(json.loads, ended.out.splitlines())
     assert (binary["offset"], binary["bytes"], binary["key"], binary["value"]) == (8, 3, "k", None)
     assert (text["offset"], text["value"]) == (9, '{"x": 1}')
@@ -66,15 +66,15 @@ def test_tail_shows_records_and_takes_none_from_anybody(
     tail.send(signal.SIGINT)
     assert tail.end().code == 0
     assert place.groups("raw_a") == []
-    wrong = run(*words, "yesterday")
+    wrong = execute(*words, "yesterday")
     assert (wrong.code, wrong.err.count("\n")) == (2, 1)
-    echo = run("topics", "echo", "raw_a", "-a", place.address, "--from", "beginning", "-n", "1")
+    echo = execute("topics", "echo", "raw_a", "-a", place.address, "--from", "beginning", "-n", "1")
     assert (echo.code, echo.out.count("\n")) == (0, 1)
 
 
 @pytest.mark.parametrize(("what", "column"), [("hz", "records/s"), ("bw", "MB/s")])
 def test_hz_and_bw_measure_what_comes(
-    run: Callable[..., Any], start: Callable[..., Any], place: Broker, what: str, column: str
+    execute: Callable[..., Any], start: Callable[..., Any], place: Broker, what: str, column: str
 ) -> None:
     measuring = start("topics", what, "raw_a", "-a", place.address, "--every", "0.2", "--format", "json")
     measuring.wait_for("raw_a")
@@ -90,17 +90,19 @@ def test_hz_and_bw_measure_what_comes(
     assert sum(row["bytes"] for row in rows) == 5000
     busy = max(rows, key=lambda row: row["records"])
     assert busy["records_per_second"] == pytest.approx(busy["records"] / busy["seconds"], abs=0.01)
-    table = run("topics", what, "raw_a", "-a", place.address, "--every", "0.05", "--seconds", "0.1")
+    table = execute("topics", what, "raw_a", "-a", place.address, "--every", "0.05", "--seconds", "0.1")
     assert table.code == 0 and column in table.out
 
 
-def test_topics_are_made_as_asked(run: Callable[..., Any], place: Broker) -> None:
+def test_topics_are_made_as_asked(execute: Callable[..., Any], place: Broker) -> None:
     where = ("-a", place.address)
-    made = run("topics", "create", "t", "--records", "16", "--policy", "drop_oldest", "--metadata", '{"x": 1}', *where)
+    made = execute(
+        "topics", "create", "t", "--records", "16", "--policy", "drop_oldest", "--metadata", '{"x": 1}', *where
+    )
     assert made.code == 0, made
     spec = place.topic("t").spec
     assert (spec.records, spec.policy, dict(spec.metadata)) == (16, "drop_oldest", {"x": 1})
-    assert run("topics", "create", "u", "--dtype", "int16", "--shape", "4x3", "--writers", "one", *where).code == 0
+    assert execute("topics", "create", "u", "--dtype", "int16", "--shape", "4x3", "--writers", "one", *where).code == 0
     assert (place.topic("u").spec.shape, place.topic("u").spec.writers) == ((4, 3), "one")
     for wrong in (
         ("t",),
@@ -111,32 +113,32 @@ def test_topics_are_made_as_asked(run: Callable[..., Any], place: Broker) -> Non
         ("v", "--metadata", "{"),
         ("a/b",),
     ):
-        ended = run("topics", "create", *wrong, *where)
+        ended = execute("topics", "create", *wrong, *where)
         assert (ended.code, ended.err.count("\n")) == (2, 1), ended
     assert "v" not in place.topics()
 
 
-def test_groups_are_listed_put_elsewhere_and_forgotten(run: Callable[..., Any], place: Broker) -> None:
+def test_groups_are_listed_put_elsewhere_and_forgotten(execute: Callable[..., Any], place: Broker) -> None:
     where = ("-a", place.address)
-    assert "no groups" in run("groups", "list", *where).out
+    assert "no groups" in execute("groups", "list", *where).out
     with place.consumer("raw_a", group="g", start="beginning", durable=True) as consumer:
         for _ in range(3):
             consumer.ack(consumer.poll(20)[0])
-        busy = run("groups", "reset", "g", "raw_a", "--to", "end", *where)
+        busy = execute("groups", "reset", "g", "raw_a", "--to", "end", *where)
         assert (busy.code, "1 living members" in busy.err) == (2, True)
-    (row,) = data(run("groups", "list", *where, "--format", "json"))
+    (row,) = data(execute("groups", "list", *where, "--format", "json"))
     assert (row["name"], row["topic"], row["committed"], row["lag"], row["durable"]) == ("g", "raw_a", 3, 7, True)
-    assert "raw_a" in run("groups", "lag", "g", *where).out
-    assert "no group 'h'" in run("groups", "lag", "h", *where).out
-    planned = run("groups", "reset", "g", "raw_a", "--to", "7", "--dry-run", *where)
+    assert "raw_a" in execute("groups", "lag", "g", *where).out
+    assert "no group 'h'" in execute("groups", "lag", "h", *where).out
+    planned = execute("groups", "reset", "g", "raw_a", "--to", "7", "--dry-run", *where)
     assert planned.out == "group 'g' of raw_a would go from offset 3 to 7\n"
     assert place.groups("raw_a")[0].committed == 3
-    assert run("groups", "reset", "g", "raw_a", "--to", "7", *where).code == 0
+    assert execute("groups", "reset", "g", "raw_a", "--to", "7", *where).code == 0
     (group,) = place.groups("raw_a")
     assert (group.committed, group.durable) == (7, True)
     with place.consumer("raw_a", group="g", durable=True) as consumer:
         assert consumer.poll(20)[0].offset == 7
-    missing = run("groups", "reset", "h", "raw_a", "--to", "end", *where)
+    missing = execute("groups", "reset", "h", "raw_a", "--to", "end", *where)
     assert (missing.code, "there are: 'g'" in missing.err) == (2, True)
-    assert run("groups", "delete", "g", "raw_a", *where).code == 0
+    assert execute("groups", "delete", "g", "raw_a", *where).code == 0
     assert place.groups("raw_a") == []

@@ -188,7 +188,7 @@ def test_what_comes_while_it_closes_is_done_or_refused_and_leaves_no_thread(
 
         def command(go: threading.Barrier = go) -> Any:
             go.wait(30)
-            return ask("create", {"cam_id": "c", "consume_topic": "raw_a"}, timeout=2)
+            return ask("create", {"cam_id": "c", "consume_topic": "raw_a"}, timeout=0.3)
 
         by_method, by_command = Thread(create), Thread(command)
         go.wait(30)

@@ -91,6 +91,21 @@ class ReadingContract(ContractBase):
             with pytest.raises(ConfigError):
                 consumer.seek(-1)
 
+    def test_t5_a_record_is_found_by_its_own_time(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        unit = broker.capabilities.timestamp_resolution_ns
+        step, first = max(unit, 10_000), 1_790_000_000_123_456_789 // unit * unit  # a float holds half a microsecond
+        with broker.producer(topic) as producer:
+            futures = [producer.send(b"x", timestamp_ns=first + number * step) for number in range(100)]
+            offsets = [future.result(WAIT) for future in futures]
+        with broker.consumer(topic, start="beginning") as consumer:
+            times = [record.timestamp for record in take(consumer, 100)]
+            found = [consumer.offset_for_time(at) for at in times[:: 1 if unit == 1 else 9]]
+            assert found == offsets[:: 1 if unit == 1 else 9]
+        for number in (3, 31, 77):
+            with broker.consumer(topic, start=times[number]) as consumer:
+                assert take(consumer, 1)[0].offset == offsets[number]
+
     def test_t5_a_seek_beyond_the_end_waits_there(self, broker: Broker) -> None:
         topic = self.make(broker)
         offsets = self.fill(broker, topic, 2)

@@ -48,6 +48,7 @@ from .kafka_options import KafkaOptions
 from .kafka_settings import parse_settings, settings_of, spec_from
 from .kafka_wire import End, decode
 from .names import unknown_topic
+from .values import earliest_ns
 
 _log = logging.getLogger("comux.transport")
 T = TypeVar("T")
@@ -274,8 +275,7 @@ class Cluster:
 
     def offset_for_time(self, name: str, timestamp: float) -> int | None:
         """First offset whose timestamp is at or after ``timestamp`` (Unix seconds)."""
-        partition = self.partition(name)
-        stamp = max(0, -int(-timestamp * 1000 // 1))
+        partition, stamp = self.partition(name), -(-earliest_ns(timestamp) // 10**6)  # Kafka's are milliseconds
         found = self._ask(f"topic {name!r}", self._admin.list_partition_offsets, {partition: stamp})[partition]
         return None if found is None or found.offset == _NO_OFFSET else int(found.offset)
 

@@ -29,6 +29,7 @@ from .interface import Consumer, OnEnd
 from .local_cursors import Cursor, LossyCursor, SharedCursor
 from .local_handles import SLICE_S
 from .names import no_group
+from .values import earliest_ns
 
 TOPICS_MAX = 128
 HOLDING_SLICE_S = 0.1  # who holds records learns of the end by looking, see SharedCursor.read
@@ -266,7 +267,7 @@ class LocalConsumer(Consumer):
 
     def offset_for_time(self, timestamp: float, topic: str | None = None) -> int | None:
         with self._lock:
-            return self._cursor(topic).log.find_time(round(timestamp * 1e9))
+            return self._cursor(topic).log.find_time(earliest_ns(timestamp))
 
     def newest_keyframe(self, topic: str | None = None, starts: Callable[[Record], bool] | None = None) -> int | None:
         with self._lock:

@@ -19,6 +19,7 @@ from comux.records import KEYFRAME, Record
 
 from .interface import OnEnd, Start
 from .local_handles import Presence
+from .values import earliest_ns
 
 
 def open_cursor(
@@ -42,7 +43,7 @@ def _resolve(log: ring.Ring, start: Start) -> int | Literal["end", "beginning"]:
     if start == "keyframe":
         found = log.last_keyframe
     elif isinstance(start, float):
-        found = log.find_time(round(start * 1e9))
+        found = log.find_time(earliest_ns(start))
     elif isinstance(start, int):
         found = start
     else:

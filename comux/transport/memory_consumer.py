@@ -26,6 +26,7 @@ from .interface import Consumer, OnEnd, Start
 from .memory_handles import Forget, to_record
 from .memory_log import Group, Log, Store
 from .names import no_group
+from .values import earliest_ns
 
 
 def resolve_start(store: Store, log: Log, start: Start) -> int:
@@ -49,7 +50,8 @@ def resolve_start(store: Store, log: Log, start: Start) -> int:
 
 def first_at(log: Log, timestamp: float) -> int | None:
     """First retained offset at or after ``timestamp`` (Unix seconds)."""
-    return next((stored.offset for stored in log.retained() if stored.timestamp_ns >= timestamp * 1e9), None)
+    earliest = earliest_ns(timestamp)
+    return next((stored.offset for stored in log.retained() if stored.timestamp_ns >= earliest), None)
 
 
 class Cursor:

@@ -1,5 +1,5 @@
-"""Values as they are offered: checked by every engine in the same way; and claims of engines that have no place to
-write in.
+"""Values as they are offered: checked by every engine in the same way; times as they are asked for; and claims of
+engines that have no place to write in.
 """
 
 from __future__ import annotations
@@ -14,6 +14,12 @@ import numpy.typing as npt
 from comux.errors import ConfigError, RecordTooLargeError
 
 from .interface import Claim
+
+
+def earliest_ns(timestamp: float) -> int:
+    """The first nanosecond that a Unix time in seconds may mean. A double holds today's to a quarter of a microsecond,
+    so a record's own ``timestamp`` may be a little later than it is: what begins there begins with that record."""
+    return max(0, round(timestamp * 1e9) - int(2e9 * math.ulp(timestamp)))
 
 
 def check_buffer(name: str, value: Any) -> memoryview:

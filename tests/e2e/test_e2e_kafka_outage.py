@@ -110,6 +110,12 @@ def _early_address(services: Services) -> str:
     return str(until(there, "the broker's address", 60))
 
 
+def missing(cameras: Comux) -> list[bool]:
+    """Whether each source knows that its topic is missing: then it is read from its beginning, else from where it ends
+    when the source comes to it."""
+    return ["no topic" in source["reason"] for source in cameras.status()["sources"].values()]
+
+
 def _all(*statuses: str) -> Callable[[dict[str, str]], bool]:
     return lambda now: set(now.values()) <= set(statuses)
 
@@ -127,6 +133,7 @@ def _life(
             loop.until(_all("reconnecting"), "all wait for the broker", 20)
             loop.until(lambda _: coming.done(), "the broker", 120)
             own_kafka = coming.result()
+            loop.until(lambda _: all(missing(cameras)), "all see that their topic is not there yet", 60)
             feeds = {cam: there.feed(_camera(number), f"raw_{cam}") for number, cam in enumerate(cams, 1)}
             for _ in range(outages):
                 loop.until(_all("fresh", "no_new_frame"), "all cameras run", 60)

@@ -6,10 +6,10 @@ SECONDS ?= 60
 SEED ?=
 SERVER ?= kafka
 RUN := $(VENV)/bin/python
-# Two at a time: half of the tests wait for something, and what only works on an idle machine is wrong.
-PYTEST := -q -p no:cacheprovider -n 2 --dist worksteal
+# Three at a time, also on two cores: half of the tests wait for something, and what only works on an idle machine is wrong.
+PYTEST := -q -p no:cacheprovider -n 3 --dist worksteal
 # Tests with servers wait most of the time: for brokers to start, to be missed, to be back.
-WITH_SERVERS := -q -p no:cacheprovider -n 3 --dist worksteal
+WITH_SERVERS := -q -p no:cacheprovider -n 4 --dist worksteal
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 .DEFAULT_GOAL := help

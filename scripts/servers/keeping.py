@@ -215,7 +215,9 @@ def start_ticks(pid: int) -> int | None:
 
 def running(process: Entry) -> bool:
     """Whether a process of an entry runs: the one that was started, not another that got its pid."""
-    return "pid" in process and start_ticks(process["pid"]) == process["ticks"]
+    if "pid" not in process or process["ticks"] is None:  # it had ended before it could be looked at
+        return False
+    return start_ticks(process["pid"]) == process["ticks"]
 
 
 def start(process: Entry) -> None:

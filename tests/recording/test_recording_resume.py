@@ -44,6 +44,7 @@ class Publisher(threading.Thread):
                 size = (self.count * 7919) % 3000
                 producer.send(b"%d " % self.count + b"x" * size, headers=(("n", b"%d" % self.count),), timeout=60)
                 self.count += 1
+                self.enough.wait(0.0005)  # the destination keeps them all, however long the machine takes
 
 
 def test_killed_several_times_at_random_instants(place: Any, command: Any, tools: Any) -> None:

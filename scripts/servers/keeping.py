@@ -215,9 +215,8 @@ def start_ticks(pid: int) -> int | None:
 
 def running(process: Entry) -> bool:
     """Whether a process of an entry runs: the one that was started, not another that got its pid."""
-    if "pid" not in process or process["ticks"] is None:  # it had ended before it could be looked at
-        return False
-    return start_ticks(process["pid"]) == process["ticks"]
+    begun: int | None = process.get("ticks")  # none: it had ended before it could be looked at
+    return begun is not None and start_ticks(process["pid"]) == begun
 
 
 def start(process: Entry) -> None:

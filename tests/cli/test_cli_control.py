@@ -257,5 +257,5 @@ def test_the_shell_completes_commands_options_and_words(tmp_path: Path, words: s
     done = subprocess.run([command], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert offers in done.stdout.split(), done
     told = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # it looks which shell called it
-    script = subprocess.run([command, "--show-completion", "bash"], env=told, capture_output=True, text=True, timeout=60)
-    assert "_COMUX_COMPLETE=complete_bash" in script.stdout, script
+    shown = subprocess.run([command, "--show-completion", "bash"], env=told, capture_output=True, text=True, timeout=60)
+    assert "_COMUX_COMPLETE=complete_bash" in shown.stdout, shown

@@ -16,6 +16,7 @@ stopped answering in the middle of a reply, within ``timeout``. A child of a for
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -364,7 +365,8 @@ class MongoRegistry(Registry):
         if os.getpid() != self._pid:
             return
         self._closing.set()
-        self._client.close()
+        with contextlib.suppress(PyMongoError):  # of a cursor that another thread's wait has left just now
+            self._client.close()
 
     def __enter__(self) -> MongoRegistry:
         return self

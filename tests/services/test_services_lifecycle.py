@@ -125,7 +125,7 @@ def test_what_a_killed_up_left_is_removed_when_its_owner_ends(services: Services
     assert runs(entry["watcher"]["pid"])
     owner.kill()
     owner.communicate(timeout=30)
-    until(lambda: not services.state.exists(), "the state folder is gone")
+    until(lambda: not services.state.exists(), "the state folder is gone", timeout=120)
     until(lambda: not runs(entry["watcher"]["pid"]), "the watcher has ended")
     assert not any(map(runs, pids(entry)))
 

@@ -6,6 +6,7 @@ import json
 import signal
 from typing import Any
 
+import pytest
 from kafka.admin import ConfigResource
 from kafka_rooms import Room, room
 from service_fixtures import OwnKafkaCluster, until
@@ -75,6 +76,7 @@ def test_no_retention_deletes_the_state(there: Room) -> None:
         assert again.cam_ids == ("two",)
 
 
+@pytest.mark.torture
 def test_the_state_outlasts_its_broker_and_the_program_goes_on_meanwhile(own_kafka: OwnKafkaCluster) -> None:
     with room(own_kafka.bootstrap) as there:
         for cam in ("one", "two", "three"):

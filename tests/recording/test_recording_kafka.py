@@ -90,7 +90,7 @@ def test_typed_topics_epochs_and_ends(place: Any, bridge: Any, kafka: Any) -> No
 WAYS = [
     ("to", 3),
     ("from", 1),  # a member that is killed is missed after ten seconds
-    ("within", 1),
+    pytest.param("within", 1, marks=pytest.mark.torture),
     *(pytest.param(way, 5, marks=pytest.mark.torture) for way in ("to", "from", "within")),
 ]
 

@@ -99,6 +99,7 @@ def test_a_broker_that_dies_is_named_and_everything_goes_on_when_it_is_back(own_
             assert seen == sorted(set(seen)) and consumer.account().balanced
 
 
+@pytest.mark.torture
 def test_what_is_not_delivered_in_time_is_told_once(own_kafka: OwnKafkaCluster) -> None:
     with room(own_kafka.bootstrap, library="confluent") as there:
         there.topic("t")
@@ -113,6 +114,7 @@ def test_what_is_not_delivered_in_time_is_told_once(own_kafka: OwnKafkaCluster) 
             assert account.balanced and account.dropped == {"failed": 5}
 
 
+@pytest.mark.torture
 def test_closing_fails_what_cannot_be_delivered(own_kafka: OwnKafkaCluster) -> None:
     with room(own_kafka.bootstrap, library="confluent") as there:
         there.topic("t")

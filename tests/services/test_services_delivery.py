@@ -17,6 +17,7 @@ RAW = {"codec": "raw", "dtype": "u1", "shape": [4], "start": "beginning", "on_en
 PATIENCE_MS = 1500
 
 
+@pytest.mark.torture
 def test_an_outage_longer_than_the_delivery_timeout(own_kafka: OwnKafkaCluster) -> None:
     with connect("memory://delivery") as local:
         local.create_topic(TopicSpec("raw_a"))

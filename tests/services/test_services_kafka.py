@@ -110,6 +110,7 @@ def test_two_megabytes_pass(kafka: KafkaCluster, topic: str) -> None:
     assert read(topic, 1, bootstrap_servers=kafka.bootstrap, max_partition_fetch_bytes=3_000_000) == [value]
 
 
+@pytest.mark.torture
 def test_three_brokers_go_on_without_one_and_take_it_back(kafka3: OwnKafkaCluster) -> None:
     client = {"bootstrap_servers": kafka3.bootstrap}
     topic = make_topic(kafka3.bootstrap)

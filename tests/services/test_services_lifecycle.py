@@ -103,6 +103,7 @@ def passwords_are_kept_to_the_user(services: Services, entry: dict[str, Any]) ->
     assert not any(password in told for password in entry["users"].values())
 
 
+@pytest.mark.torture
 def test_an_interrupted_up_leaves_nothing(services: Services) -> None:
     services.do("fetch", "kafka3")
     up = popen(services.command("up", "kafka3"))
@@ -114,6 +115,7 @@ def test_an_interrupted_up_leaves_nothing(services: Services) -> None:
     assert not services.state.exists()
 
 
+@pytest.mark.torture
 def test_what_a_killed_up_left_is_removed_when_its_owner_ends(services: Services) -> None:
     services.do("fetch", "kafka3")
     owner = popen([sys.executable, "-c", "import signal; signal.pause()"])
@@ -174,6 +176,7 @@ def test_a_cluster_of_the_users_own(kafka: KafkaCluster, tmp_path: Path) -> None
     assert not list(tmp_path.glob("comux-services-*"))
 
 
+@pytest.mark.torture
 def test_the_end_of_a_run_by_ctrl_c_ends_its_server(services: Services, tmp_path: Path) -> None:
     services.do("fetch", "kafka")
     run = inner(tmp_path, "-k", "for_ever", "-n", "1")

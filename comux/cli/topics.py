@@ -283,7 +283,7 @@ def _window(consumer: Any, names: list[str], every: float) -> dict[str, dict[str
 
 
 def _figures(stamps: list[int], nbytes: int, missed: int, seconds: float) -> dict[str, Any]:
-    gaps = sorted((b - a) / 1e9 for a, b in itertools.pairwise(stamps))
+    gaps = sorted((b - a) / 1e9 for a, b in itertools.pairwise(sorted(stamps)))  # B-frames
     count = len(stamps)
     return {
         "records": count,

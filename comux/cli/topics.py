@@ -46,14 +46,7 @@ def _row(broker: Broker, name: str) -> dict[str, Any]:
         info = broker.topic(name)
     except ComuxError as error:  # one that is broken or was just removed hides no other
         return {"error": str(error)}
-    return {
-        "records": info.high_water - info.log_start,
-        "first": info.log_start,
-        "next": info.high_water,
-        "epoch": info.epoch,
-        "ended": info.ended,
-        "kind": _kind(info),
-    }
+    return {**_row_of(info), "kind": _kind(info)}
 
 
 def _kind(info: TopicInfo) -> str:

@@ -74,7 +74,7 @@ def test_killed_several_times_at_random_instants(place: Any, command: Any, tools
         (b"%d " % n + b"x" * ((n * 7919) % 3000), None, (("n", b"%d" % n),)) for n in range(publisher.count)
     ]
     assert not any(copy.header(HEADER_DUPLICATE) for copy in copies)  # all of them were proven
-    assert publisher.count > 1000
+    assert publisher.count > 50
 
 
 DEATHS = (

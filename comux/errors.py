@@ -81,7 +81,7 @@ class TopicBusyError(TopicError):
 
 
 class TopicCorruptError(TopicError):
-    """The segment's metadata contradicts itself; nothing was read from it."""
+    """What is stored contradicts itself: a segment's metadata (nothing was read from it), or records on Kafka."""
 
 
 class LayoutMismatchError(TopicError):
@@ -155,6 +155,10 @@ class DeliveryError(ComuxError):
 
 class DecodeError(ComuxError):
     """A packet cannot become a picture. Stays inside its source: counted, never raised to the loop."""
+
+
+class DeviceError(ConfigError):
+    """The device that shall decode is not there, cannot be opened, or does not decode this codec."""
 
 
 class UnknownCodecError(ConfigError):

@@ -322,12 +322,14 @@ class SourceOptions(BaseModel):
         codec: Registered decoder name.
         pix_fmt: Pixel format of the stream as stated; ``None``: whatever comes.
         W, H: Wanted size of the arrays in pixels; ``None``: the stream's.
-        rate: Most frames per second delivered; ``None``: all.
+        rate: Most frames per second delivered, of capture time; ``None``: all. What they do not need is not decoded.
         array_format: ``bgr24, rgb24, gray, planes, native``.
         dtype, shape: Of raw arrays where the records do not carry them.
         extradata: Out-of-band parameter sets (base64 in files and commands).
         max_pixels: Larger pictures are refused before decoding.
         decode_threads: Codec threads; ``None``: chosen by mode.
+        hwaccel: Device that decodes, as in ``"cuda"`` or ``"vaapi:/dev/dri/renderD128"``; ``None``: software. A device
+            that is not there is an error, never a way back to software.
         on_damage: ``"drop"`` to the next clean keyframe, or ``"deliver"`` marked degraded.
         mode: ``auto, every_frame, freshest``.
         max_offset_diff: Lag limit in records; ``None``: 20 where the lag rule is on by default.
@@ -372,6 +374,7 @@ class SourceOptions(BaseModel):
     extradata: Annotated[bytes | None, BeforeValidator(_bytes_or_base64)] = None
     max_pixels: PositiveInt = 8192 * 8192
     decode_threads: Annotated[int, Field(ge=0, le=64)] | None = None
+    hwaccel: Annotated[str, Field(min_length=1)] | None = None
     on_damage: Literal["drop", "deliver"] = "drop"
     mode: Mode = "auto"
     max_offset_diff: PositiveInt | None = None

@@ -32,6 +32,10 @@ HEADER_TYPES: Final = "comux-types"  #: JSON object name -> type tag; which head
 HEADER_SOURCE: Final = "comux-source"  #: JSON ``[topic, epoch, offset]`` of the record this one re-emits
 HEADER_BRIDGE: Final = "comux-bridge"  #: JSON ``[topic, epoch, offset, engine]``: whose copy this is; one per bridge
 HEADER_DUPLICATE: Final = "comux-duplicate"  #: ``possible``: a bridge may have written this copy before
+HEADER_DEAD_SOURCE: Final = "comux-dead-source"  #: JSON ``[topic, epoch, offset]``: the record this dead letter was
+HEADER_DEAD_GROUP: Final = "comux-dead-group"  #: UTF-8; the group that could not finish it
+HEADER_DEAD_DELIVERIES: Final = "comux-dead-deliveries"  #: decimal; how often it was handed to a member
+HEADER_DEAD_REASON: Final = "comux-dead-reason"  #: words
 RESERVED_HEADERS: Final = frozenset(
     {
         HEADER_SEQUENCE,
@@ -45,6 +49,10 @@ RESERVED_HEADERS: Final = frozenset(
         HEADER_SOURCE,
         HEADER_BRIDGE,
         HEADER_DUPLICATE,
+        HEADER_DEAD_SOURCE,
+        HEADER_DEAD_GROUP,
+        HEADER_DEAD_DELIVERIES,
+        HEADER_DEAD_REASON,
     }
 )
 

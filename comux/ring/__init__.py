@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .directory import default_directory as default_directory
 from .directory import names as names
+from .spec import ClaimedRecord as ClaimedRecord
 from .spec import GroupInfo as GroupInfo
 from .spec import OpenClaim as OpenClaim
 from .spec import PortInfo as PortInfo
@@ -21,6 +22,9 @@ from .spec import RingSpec as RingSpec
 from .spec import RingStats as RingStats
 
 if TYPE_CHECKING:
+    from .clearing import Found as Found
+    from .clearing import collect as collect
+    from .clearing import gc as gc
     from .handles import Batch as Batch
     from .handles import Claim as Claim
     from .handles import Lease as Lease
@@ -32,7 +36,6 @@ if TYPE_CHECKING:
     from .log import Ring as Ring
     from .log import attach as attach
     from .log import create as create
-    from .log import gc as gc
     from .log import unlink as unlink
     from .native import failpoint as failpoint
     from .native import failpoints as failpoints
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
 _DOORS = {
     "Batch": "handles",
+    "Found": "clearing",
     "Claim": "handles",
     "Lease": "handles",
     "Member": "handles",
@@ -49,8 +53,9 @@ _DOORS = {
     "View": "handles",
     "Ring": "log",
     "attach": "log",
+    "collect": "clearing",
     "create": "log",
-    "gc": "log",
+    "gc": "clearing",
     "unlink": "log",
     "failpoint": "native",
     "failpoints": "native",
@@ -58,6 +63,7 @@ _DOORS = {
 }
 
 __all__ = [
+    "ClaimedRecord",
     "GroupInfo",
     "OpenClaim",
     "PortInfo",

@@ -7,16 +7,19 @@ with an attachment of its own, in the process that unpickles it; leases, claims 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from comux.account import AccountSnapshot
+from comux.dead_letters import CAUSE
 from comux.errors import ClosedError, EndOfStream, NotRetainedError
 from comux.records import KEYFRAME, Record
 
+from .asynchronous import readable
+from .letters import bury
 from .native import core
-from .spec import ProducerStats
+from .spec import ClaimedRecord, ProducerStats, idle_ms
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,7 +108,7 @@ class Producer(core.Producer, _Handle):
 
 
 class Batch:
-    """Records taken together: of fixed slots one contiguous array, of variable records a list of leases.
+    """Records taken together: of fixed slots one array, of variable records a list of leases.
 
     Attributes:
         offsets: The records' offsets, consecutive for fixed slots.
@@ -114,22 +117,29 @@ class Batch:
     with a ``ResourceWarning``.
     """
 
-    __slots__ = ("_array", "_leases", "_member", "_run")
+    __slots__ = ("_array", "_fixed", "_leases", "_member", "_run")
 
     def __init__(self, member: Member, run: core.Run | None, leases: list[Lease]) -> None:
         self._member = member
         self._run = run
         self._leases = leases
+        self._fixed = member._ring.spec.dtype is not None
         self._array: npt.NDArray[Any] | None = None
 
     @property
     def array(self) -> npt.NDArray[Any]:
-        """Read-only array ``(k, *shape)`` on shared memory, fixed slots only; valid until acknowledged."""
-        if self._run is None:
+        """Array ``(k, *shape)``, fixed slots only. A ring's: read-only, on shared memory, valid until acknowledged. A
+        pool's: a copy, because its slots stand in no order; ``batch[i]`` is in place."""
+        if not self._fixed:
             raise TypeError("records of variable size have no common array; use batch[i].array")
         if self._array is None:
-            self._array = self._member._ring._batch_array(self._run)
+            self._array = self._gathered() if self._run is None else self._member._ring._batch_array(self._run)
         return self._array
+
+    def _gathered(self) -> npt.NDArray[Any]:
+        import numpy as np
+
+        return np.stack([lease.array for lease in self._leases])
 
     @property
     def offsets(self) -> range | list[int]:
@@ -160,11 +170,13 @@ class Batch:
         return len(self._run) if self._run is not None else len(self._leases)
 
     def __getitem__(self, index: int) -> Any:
-        """The lease (variable records) or the record's array (fixed slots)."""
-        return self._leases[index] if self._run is None else self.array[index]
+        """The lease (variable records) or the record's array on shared memory (fixed slots)."""
+        if self._run is not None:
+            return self.array[index]
+        return self._leases[index].array if self._fixed else self._leases[index]
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._leases) if self._run is None else iter(self.array)
+        return iter(self.array) if self._run is not None else (self[i] for i in range(len(self)))
 
     def __reduce__(self) -> Any:
         raise TypeError("a Batch cannot be pickled: it holds records for this process; send copies")
@@ -186,15 +198,19 @@ class Member(core.Member, _Handle):
     ``take(timeout)`` returns a ``Lease`` or ``None`` where the time passed (or after ``wakeup()``); raises
     ``EndOfStream`` (``on_end="stop"``: the epoch it was opened in has ended and the whole group has finished it) and
     ``ClosedError``, also while it waits. Iteration yields leases until the end.
+
+    A record that was delivered ``max_deliveries`` times and never acknowledged is not handed out again: the member that
+    comes to it copies it to the group's dead-letter topic within its ``take``, which raises what kept it from doing so
+    (``NoSpaceError``; ``WaitTimeoutError`` after a second where a group that reads the letters is behind).
     """
 
     def take_many(self, k: int, timeout: float | None = None) -> Batch | None:
         """Up to ``k`` records, at least one; waits for the first only.
 
         Returns:
-            ``None`` where the time passed. Fixed slots: one run of consecutive records.
+            ``None`` where the time passed. Fixed slots of a ring: one run of consecutive records.
         """
-        if self._ring.spec.dtype is not None:
+        if self._ring.spec.dtype is not None and self._ring.spec.layout == "ring":
             run = self._take_run(k, timeout)
             return None if run is None else Batch(self, run, [])
         lease = self.take(timeout)
@@ -211,21 +227,53 @@ class Member(core.Member, _Handle):
             pass
         return Batch(self, None, leases)
 
+    def __aiter__(self) -> Self:
+        """Leases until the end, for one task or several; each is acknowledged as usual. Cancelling loses nothing."""
+        return self
+
+    async def __anext__(self) -> Lease:
+        while True:
+            try:
+                lease = self.take(0)
+            except EndOfStream:
+                raise StopAsyncIteration from None
+            if lease is not None:
+                return lease
+            await readable(self)
+
     def close(self) -> None:
         """Leave the group, which stays; what this member holds goes to others."""
         super().close()
         self._close_own()
 
+    def claim_stale(self, min_idle: float) -> list[ClaimedRecord]:
+        """Take from the group's other members what they have held for ``min_idle`` seconds, see ``Ring.claim_stale``.
+
+        The records come with the next ``take`` of any member, marked ``redelivered``.
+        """
+        return claim_all(lambda: self._claim_stale(idle_ms(min_idle)))
+
+    def _bury(self, lease: Lease) -> None:
+        """Called by ``take`` for a record that was delivered as often as the group allows."""
+        bury(self._ring, self._options[1]["group"], lease)
+
     def account(self) -> AccountSnapshot:
-        """received = delivered (acknowledged) + dropped (``returned``) + held (``leases``)."""
-        started, acked, nacked = self._counts()
-        return AccountSnapshot(started, acked, 0, _shown(returned=nacked), _shown(leases=started - acked - nacked))
+        """received = delivered (acknowledged) + dropped + held (``leases``).
+
+        Dropped: ``returned`` (given back), ``dead_letter``, ``claimed`` (taken away by a claim, as far as this member
+        has found out by trying to acknowledge).
+        """
+        started, acked, nacked, buried, claimed = self._counts()
+        dropped = _shown(**{"returned": nacked, CAUSE: buried, "claimed": claimed})
+        return AccountSnapshot(started, acked, 0, dropped, _shown(leases=started - acked - nacked - buried - claimed))
 
 
 class Reader(core.Reader, _Handle):
     """Reads without a group: never slows a producer, may be lapped, is told exactly how much it lost.
 
-    ``poll(timeout)`` returns a ``View`` in place: believe what was read only after ``view.valid()``. ``copy`` and
+    ``poll(timeout)`` returns a ``View`` in place: believe what was read only after ``view.valid()``; a view of a topic
+    with ``layout="pool"`` is ``kept`` instead: it and arrays made from it never change, and the producer does not wait
+    for them. Release it soon: it keeps a slot, and this process attached. ``copy`` and
     ``copy_many`` return validated copies. Raises ``EndOfStream`` (``on_end="stop"``) and ``ClosedError``.
     """
 
@@ -306,6 +354,20 @@ class Reader(core.Reader, _Handle):
             if view is not None:
                 yield view
 
+    def __aiter__(self) -> Self:
+        """Views until the end of the stream; believe one only after ``valid()``, also after an ``await``."""
+        return self
+
+    async def __anext__(self) -> View:
+        while True:
+            try:
+                view = self.poll(0)
+            except EndOfStream:
+                raise StopAsyncIteration from None
+            if view is not None:
+                return view
+            await readable(self)
+
     def close(self) -> None:
         """Close; a ``poll`` that waits in another thread raises ``ClosedError``."""
         super().close()
@@ -357,6 +419,14 @@ class Observer(_Handle):
         """Close; twice is fine."""
         self._closed = True
         self._close_own()
+
+
+def claim_all(claim: Callable[[], list[tuple[int, int, str, str, float]]]) -> list[ClaimedRecord]:
+    """What ``claim`` finds until it finds nothing more: it has a limit, so that nobody waits long for the lock."""
+    out: list[ClaimedRecord] = []
+    while found := claim():
+        out += [ClaimedRecord(*one) for one in found]
+    return out
 
 
 def _shown(**counts: int) -> MappingProxyType[str, int]:

@@ -8,54 +8,69 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
+from comux.dead_letters import MAX_DELIVERIES_LIMIT
 from comux.errors import (
     ConfigError,
     NotRetainedError,
     TopicBusyError,
     TopicCorruptError,
+    TopicError,
     TopicExistsError,
     UnknownTopicError,
 )
 from comux.records import KEYFRAME, Record
 
-from .directory import check_directory, check_name, default_directory, make_directory, names, path_of
-from .handles import Member, Observer, OnEnd, Producer, Reader, Start, array_factory, record_factory
+from .directory import check_directory, check_name, default_directory, make_directory, path_of
+from .handles import Member, Observer, OnEnd, Producer, Reader, Start, array_factory, claim_all, record_factory
 from .native import core
-from .spec import GroupInfo, OpenClaim, PortInfo, RingSpec, RingStats, spec_from
+from .space import check_limit
+from .spec import ClaimedRecord, GroupInfo, OpenClaim, PortInfo, RingSpec, RingStats, idle_ms, spec_from
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+OnStale = Literal["resume", "reset"]
 _open_rings: weakref.WeakSet[Ring] = weakref.WeakSet()
 _TRIES: Final = 100
 
 
-def create(spec: RingSpec, directory: str | Path | None = None, exist_ok: bool = False) -> Ring:
+def create(
+    spec: RingSpec, directory: str | Path | None = None, exist_ok: bool = False, on_stale: OnStale = "resume"
+) -> Ring:
     """Create a topic and attach to it. Its name appears complete or not at all.
 
     Args:
         directory: Default ``default_directory()``; created with mode 0700 where missing.
         exist_ok: Attach instead where it exists with the same configuration.
+        on_stale: How it is attached to then, see ``attach``.
 
     Raises:
         TopicExistsError: it exists (with another configuration, where ``exist_ok``).
-        NoSpaceError: shared memory is too small; the message has the numbers and the remedy. Nothing is left behind.
+        NoSpaceError: shared memory, or the memory limit of this container, is too small; the message has the numbers
+            and the remedy. Nothing was created.
         ConfigError: the directory is not safe to use.
         TopicBusyError: somebody who is stopped is in the middle of removing it; or see ``attach``.
     """
     base = Path(directory) if directory is not None else default_directory()
     make_directory(base)
     path = path_of(spec.name, base)
+    if not path.exists():
+        check_limit(spec, base)
     for _ in range(_TRIES):
         try:
             return Ring(core.create(path=str(path), **spec.to_core()))
         except TopicExistsError:
             if not exist_ok:
                 raise
+        except TopicError:
+            if base.exists():
+                raise
+            make_directory(base)  # it was empty, and somebody cleared it up
+            continue
         try:
-            return _of_this_spec(attach(spec.name, base), spec)
+            return _of_this_spec(attach(spec.name, base, on_stale), spec)
         except UnknownTopicError:  # the last one to use a session topic left in between and took it along
             continue
     raise TopicBusyError(f"topic {spec.name!r} in {base}: others created and removed it {_TRIES} times; retry")
@@ -73,8 +88,15 @@ def _of_this_spec(ring: Ring, spec: RingSpec) -> Ring:
     return ring
 
 
-def attach(name: str, directory: str | Path | None = None) -> Ring:
-    """Attach to an existing topic. Where nobody alive was attached, what the dead held is deliverable again.
+def attach(name: str, directory: str | Path | None = None, on_stale: OnStale = "resume") -> Ring:
+    """Attach to an existing topic.
+
+    Args:
+        name: Which.
+        directory: Default ``default_directory()``.
+        on_stale: What becomes of a topic that nobody alive is attached to. ``"resume"``: it goes on, what the dead held
+            is deliverable again. ``"reset"``: records, groups and counters are forgotten, offsets begin where the topic
+            once began, in the next epoch. One that somebody uses is never reset.
 
     Raises:
         UnknownTopicError: no topic of this name.
@@ -85,7 +107,9 @@ def attach(name: str, directory: str | Path | None = None) -> Ring:
     base = Path(directory) if directory is not None else default_directory()
     path = path_of(name, base)
     check_directory(base)
-    return attach_path(str(path))
+    if on_stale not in ("resume", "reset"):
+        raise ConfigError(f"on_stale={on_stale!r}: 'resume' or 'reset'")
+    return Ring(core.attach(str(path), on_stale == "reset"))
 
 
 def attach_path(path: str) -> Ring:
@@ -107,18 +131,6 @@ def unlink(name: str, directory: str | Path | None = None, force: bool = False) 
     path = path_of(name, base)
     check_directory(base)
     core.unlink(str(path), force)
-
-
-def gc(directory: str | Path | None = None) -> list[str]:
-    """Remove session topics whose processes all died; returns their names."""
-    before = names(directory)
-    for name in before:
-        try:
-            attach(name, directory).close()  # the last one to close a session topic removes it
-        except (TopicBusyError, TopicCorruptError, ConfigError, LookupError):
-            continue
-    left = set(names(directory))
-    return [name for name in before if name not in left]
 
 
 class Ring:
@@ -146,14 +158,15 @@ class Ring:
         self.name = self.spec.name
         self.path = Path(attachment.path)
         dtype, shape = self.spec.dtype, self.spec.shape
-        ndarray: type = type(None)
+        self._ndarray: Any = type(None)
         generic: type = type(None)
         if dtype is not None:
             import numpy as np
 
-            ndarray, generic = np.ndarray, np.generic
+            self._ndarray, generic = np.ndarray, np.generic
+            self._batch_strides = (attachment.config["stride"], *np.empty(shape, dtype).strides)
         attachment.types(
-            dtype, shape, ndarray, generic, array_factory(dtype, shape), record_factory(self.name, dtype, shape)
+            dtype, shape, self._ndarray, generic, array_factory(dtype, shape), record_factory(self.name, dtype, shape)
         )
         _open_rings.add(self)
 
@@ -175,6 +188,7 @@ class Ring:
         *,
         start: Start = "end",
         durable: bool = False,
+        max_deliveries: int | None = None,
         name: str = "",
         on_end: OnEnd = "stop",
     ) -> Member:
@@ -185,6 +199,8 @@ class Ring:
             start: Where a new group begins: ``"beginning"`` (oldest retained), ``"end"``, or an offset. A group that
                 was suspended goes on where it stands, or with ``"end"`` at the end, the rest counted as lost.
             durable: Never suspend the group.
+            max_deliveries: How often a record is delivered to the group before it goes to its dead-letter topic
+                (``<topic>.dead.<group>``); 0: for ever; ``None``: what the group has, or the topic's where it is new.
             on_end: ``"stop"``: ``take`` raises ``EndOfStream`` at the end of the epoch it was opened in.
 
         Raises:
@@ -192,10 +208,23 @@ class Ring:
         """
         if not group or len(group.encode()) > 47:
             raise ConfigError(f"topic {self.name!r}: group name {group!r}: 1 to 47 bytes")
-        stop = _stops(on_end)
-        handle = Member(self._attachment, group, start, durable, stop, name)
+        stop, most = _stops(on_end), -1 if max_deliveries is None else max_deliveries
+        if max_deliveries is not None and (isinstance(most, bool) or not 0 <= most <= MAX_DELIVERIES_LIMIT):
+            raise ConfigError(
+                f"topic {self.name!r}: max_deliveries={max_deliveries!r}: 1 to {MAX_DELIVERIES_LIMIT}, or 0 for ever"
+            )
+        handle = Member(self._attachment, group, start, durable, stop, name, most, self.spec.max_deliveries)
         self._handles.add(handle)
-        return handle._bind(self, "member", group=group, start=start, durable=durable, name=name, on_end=on_end)
+        return handle._bind(
+            self,
+            "member",
+            group=group,
+            start=start,
+            durable=durable,
+            max_deliveries=max_deliveries,
+            name=name,
+            on_end=on_end,
+        )
 
     def reader(self, *, start: Start = "end", on_end: OnEnd = "stop", name: str = "") -> Reader:
         """Open a lossy reader.
@@ -292,6 +321,50 @@ class Ring:
         """
         self._attachment.remove_group(name)
 
+    @property
+    def paused(self) -> bool:
+        """Whether the topic is paused, see ``pause``."""
+        return self._attachment.paused
+
+    def pause(self, group: str | None = None) -> None:
+        """Stop the topic, or one group of it, for everybody until ``resume``; survives whoever paused it.
+
+        A paused topic takes no records: ``wait`` makes producers wait, both drop policies drop and count
+        (``dropped_newest``). What is there can be read. A record that the only writer (``writers="one"``) is just
+        publishing may still come. A paused group hands out no records: ``take`` waits, acknowledging goes on, and it
+        holds the writer back as before.
+
+        Args:
+            group: ``None``: the topic.
+
+        Raises:
+            ConfigError: there is no such group. WaitTimeoutError: the topic's lock is held by a stopped process.
+        """
+        self._attachment.pause(True, *(() if group is None else (group,)))
+
+    def resume(self, group: str | None = None) -> None:
+        """Undo ``pause``; whoever waits goes on at once. Nothing happens where it is not paused."""
+        self._attachment.pause(False, *(() if group is None else (group,)))
+
+    def claim_stale(self, group: str, min_idle: float) -> list[ClaimedRecord]:
+        """Take from living members of ``group`` what they have held for ``min_idle`` seconds: it is delivered again.
+
+        For members that hang: nothing else takes a record from a living one. A slow member's later acknowledgement
+        raises ``StaleLeaseError``; what it still looks at may be overwritten once the group has finished it. What dead
+        members held needs no claim.
+
+        Args:
+            group: Which.
+            min_idle: Seconds since the record was handed out; longer than any honest work takes.
+
+        Returns:
+            What was claimed, and from whom.
+
+        Raises:
+            ConfigError: there is no such group. WaitTimeoutError: the topic's lock is held by a stopped process.
+        """
+        return claim_all(lambda: self._attachment.claim_stale(group, idle_ms(min_idle)))
+
     def stats(self) -> RingStats:
         """Counters and open handles."""
         raw = self._attachment.stats()
@@ -339,17 +412,9 @@ class Ring:
 
     def _batch_array(self, run: core.Run) -> npt.NDArray[Any]:
         """A run as one array ``(k, *shape)``; contiguous where slots stand back to back."""
-        import numpy as np
-
-        dtype, shape, k = self.spec.dtype, self.spec.shape, len(run)
-        stride = self._attachment.config["stride"]
-        memory: Any = run
-        array: npt.NDArray[Any]
-        if stride == self.spec.record_bytes:
-            array = np.frombuffer(memory, dtype).reshape((k, *shape))
-        else:
-            inner = np.empty(shape, dtype).strides
-            array = np.ndarray((k, *shape), dtype, np.frombuffer(memory, np.uint8), 0, (stride, *inner))
+        array: npt.NDArray[Any] = self._ndarray(
+            (len(run), *self.spec.shape), self.spec.dtype, run, 0, self._batch_strides
+        )
         return array
 
 

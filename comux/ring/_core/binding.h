@@ -51,6 +51,7 @@ typedef struct {
     PyObject_HEAD
     Attachment *att;
     cx_member m;
+    cx_bell *bell; /* NULL: nobody asked for a descriptor */
     uint32_t wakes_seen;
     bool opened;
 } Member;
@@ -59,6 +60,7 @@ typedef struct {
     PyObject_HEAD
     Attachment *att;
     cx_reader r;
+    cx_bell *bell;
     uint32_t wakes_seen;
     bool opened;
 } Reader;
@@ -72,7 +74,7 @@ typedef struct {
     cx_desc d; /* a copy: stays true after the record is released */
 } Shown;
 
-enum { LEASE_LIVE = 0, LEASE_ACKED = 1, LEASE_NACKED = 2 };
+enum { LEASE_LIVE = 0, LEASE_ACKED = 1, LEASE_NACKED = 2, LEASE_BURIED = 3 };
 
 typedef struct {
     Shown s;
@@ -91,6 +93,10 @@ typedef struct {
 typedef struct {
     Shown s;
     uint64_t skipped;
+    const uint8_t *value, *keys; /* in the segment, or in `own` */
+    uint8_t *own;
+    uint32_t pin;
+    bool kept; /* stays what it is until released: pinned, or a copy */
 } View;
 
 extern PyTypeObject AttachmentType, ProducerType, ClaimType, MemberType, LeaseType, RunType, ReaderType, ViewType;
@@ -143,14 +149,22 @@ PyObject *cx_producer_claim(Producer *self, PyObject *const *args, Py_ssize_t na
 extern Keyword cx_claim_names[3], cx_commit_names[6];
 int cx_producer_start(void);
 
+PyObject *cx_claim_stale_py(Attachment *att, uint32_t group, uint32_t spare, uint32_t idle_ms); /* binding_ring.c */
+
+/* what a member hands out (binding_lease.c) */
+PyObject *cx_lease_new(Member *member, uint64_t offset);
+PyObject *cx_run_new(Member *member, uint64_t offset, uint64_t n);
+
 /* getters shared by leases and views (binding_record.c) */
 extern PyGetSetDef cx_lease_getset[], cx_view_getset[];
 PyObject *cx_shown_bytes(Shown *s, bool (*alive)(Shown *));
-int cx_shown_buffer(Shown *s, Py_buffer *view, int flags, size_t n);
+int cx_shown_buffer(Shown *s, Py_buffer *view, int flags, const uint8_t *at, size_t n);
 bool cx_lease_alive(Shown *s);
 bool cx_view_alive(Shown *s);
 PyObject *cx_view_new(Attachment *att, const cx_view *v);
+PyObject *cx_view_kept(Attachment *att, const cx_view *v, bool *lapped); /* pool: nothing ever changes under it; NULL and lapped, or an exception */
 PyObject *cx_wait_any_py(PyObject *module, PyObject *args);
+bool cx_member_bury(Member *self, uint64_t offset); /* what CX_SPENT gave; false: raised */
 int cx_member_start(void);
 int cx_reader_start(void);
 

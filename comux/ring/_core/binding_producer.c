@@ -341,7 +341,7 @@ static PyObject *put_array(Producer *self, PyObject *value, cx_meta *m, int64_t 
     uint8_t *to = cx_value_at(a, first, a->rw);
     bool large = bytes >= COPY_WITHOUT_GIL;
     if (large && a->one_writer) cx_set_busy(self);
-    if (a->stride == item)
+    if (a->stride == item && !a->pool)
         cx_copy(to, m->value, bytes);
     else
         for (uint64_t i = 0; i < n; i++) cx_copy(cx_value_at(a, cx_desc_at(a, slot.offset + i), a->rw), (const uint8_t *)m->value + i * item, item);

@@ -5,6 +5,14 @@
 
 static bool no_claim_is_open(const cx_att *a) { return cx_head(a) == LDA(a->ctl->published); }
 
+/* A record that poll returned was overwritten before it could be kept or copied: it counts as lost, and the next one says so. */
+static void retract(cx_reader *r, uint64_t skipped)
+{
+    r->delivered--;
+    r->lost++;
+    r->skip_pending += 1 + skipped;
+}
+
 /* A view, or NULL: *rc says CX_NONE or CX_END, or an exception is set. */
 static PyObject *poll_one(Reader *self, int64_t deadline, int *rc)
 {
@@ -16,7 +24,13 @@ static PyObject *poll_one(Reader *self, int64_t deadline, int *rc)
         bool may_wait = slept ? cx_may_wait(deadline) : deadline != 0;
         if (self->r.wakes != self->wakes_seen) may_wait = false;
         *rc = cx_poll(&self->r, &w, may_wait, &v);
-        if (CX_LIKELY(*rc == CX_OK)) return cx_view_new(self->att, &v);
+        if (CX_LIKELY(*rc == CX_OK)) {
+            bool lapped = false;
+            PyObject *view = self->att->a->pool ? cx_view_kept(self->att, &v, &lapped) : cx_view_new(self->att, &v);
+            if (!lapped) return view;
+            retract(&self->r, v.skipped);
+            continue;
+        }
         if (*rc == CX_NONE) self->wakes_seen = self->r.wakes;
         if (*rc < 0) return cx_raise(*rc);
         if (*rc != CX_WAIT) return NULL;
@@ -46,10 +60,10 @@ static PyObject *reader_poll(Reader *self, PyObject *const *args, Py_ssize_t nar
     CX_LEAVE();
     if (view || PyErr_Occurred()) return view;
     if (rc == CX_END) return end_of_stream(self);
+    if (self->bell) cx_bell_arm(self->bell);
     Py_RETURN_NONE;
 }
 
-/* A record handed out by poll was overwritten before it could be copied: it counts as lost, and the next one says so. */
 static PyObject *reader_retract(Reader *self, PyObject *arg)
 {
     if (Py_TYPE(arg) != &ViewType) {
@@ -57,9 +71,7 @@ static PyObject *reader_retract(Reader *self, PyObject *arg)
         return NULL;
     }
     CX_ENTER(self);
-    self->r.delivered--;
-    self->r.lost++;
-    self->r.skip_pending += 1 + ((View *)arg)->skipped;
+    retract(&self->r, ((View *)arg)->skipped);
     CX_LEAVE();
     Py_RETURN_NONE;
 }
@@ -71,6 +83,7 @@ static PyObject *reader_seek(Reader *self, PyObject *arg)
     if (!cx_usable(self->att, self->opened, self->r.closed)) return NULL;
     CX_ENTER(self);
     cx_seek(&self->r, offset);
+    if (self->bell) cx_bell_ring(self->bell);
     CX_LEAVE();
     Py_RETURN_NONE;
 }
@@ -104,6 +117,9 @@ static PyObject *reader_close(Reader *self, PyObject *unused)
     (void)unused;
     CX_ENTER(self);
     if (self->opened && !self->r.closed) cx_reader_close(&self->r);
+    cx_bell *bell = self->bell;
+    self->bell = NULL;
+    if (bell) cx_bell_stop(bell);
     CX_LEAVE();
     Py_RETURN_NONE;
 }
@@ -111,6 +127,7 @@ static PyObject *reader_close(Reader *self, PyObject *unused)
 static void reader_dealloc(Reader *self)
 {
     if (self->att) {
+        if (self->bell) cx_bell_stop(self->bell);
         if (self->opened && !self->r.closed) cx_reader_close(&self->r);
         Py_DECREF(self->att);
     }
@@ -121,7 +138,23 @@ static PyObject *reader_wakeup(Reader *self, PyObject *unused)
 {
     (void)unused;
     if (self->opened && !self->r.closed) cx_reader_wake(&self->r);
+    CX_ENTER(self);
+    if (self->bell) cx_bell_ring(self->bell);
+    CX_LEAVE();
     Py_RETURN_NONE;
+}
+
+static PyObject *reader_fileno(Reader *self, PyObject *unused)
+{
+    (void)unused;
+    int fd = -1;
+    CX_ENTER(self);
+    if (cx_usable(self->att, self->opened, self->r.closed)) {
+        if (!self->bell && !(self->bell = cx_bell_hang(self->att->a, cx_reader_look, &self->r))) cx_raise(CX_EOS);
+        if (self->bell) fd = cx_bell_fd(self->bell);
+    }
+    CX_LEAVE();
+    return fd < 0 ? NULL : PyLong_FromLong(fd);
 }
 
 /* One instant: delivered, lost (lapped), jumped, aborted (passed over, no loss). */
@@ -162,6 +195,7 @@ static PyObject *reader_get_epoch(Reader *self, void *unused)
 static PyMethodDef reader_methods[] = {
     {"poll", (PyCFunction)(void (*)(void))reader_poll, METH_FASTCALL | METH_KEYWORDS, "poll(timeout=None) -> View, or None where the time passed"},
     {"seek", (PyCFunction)reader_seek, METH_O, "The next record read is the one at this offset, or the oldest retained."},
+    {"fileno", (PyCFunction)reader_fileno, METH_NOARGS, "Descriptor for selectors: readable until a poll() returns None. A thread of its own watches the topic."},
     {"wakeup", (PyCFunction)reader_wakeup, METH_NOARGS, "A poll() that waits, or would wait next, returns None at once."},
     {"close", (PyCFunction)reader_close, METH_NOARGS, "Closes the handle; a poll() that waits raises ClosedError."},
     {"_retract", (PyCFunction)reader_retract, METH_O, NULL},
@@ -204,8 +238,11 @@ static int arm(Armed *x)
         Member *m = x->member;
         uint64_t first, n;
         if (!cx_usable(m->att, m->opened, m->m.closed)) return -1;
-        if (m->m.wakes != m->wakes_seen || m->m.r0 < m->m.r1) return 1;
-        int rc = cx_take(&m->m, 1, false, &x->w, true, -1, &first, &n);
+        if (m->m.wakes != m->wakes_seen || (m->m.r0 < m->m.r1 && !cx_group_paused(m->att->a, m->m.group))) return 1;
+        int rc;
+        do rc = cx_take(&m->m, 1, false, &x->w, true, -1, &first, &n);
+        while (rc == CX_SPENT && cx_member_bury(m, first));
+        if (rc == CX_SPENT) return -1;
         if (rc < 0) cx_raise(rc);
         return rc < 0 ? -1 : rc != CX_WAIT; /* a run that was taken stays in the handle for the next take() */
     }

@@ -18,6 +18,7 @@ GETTER(log_start, PyLong_FromUnsignedLongLong(LDA(a->ctl->tail)))
 GETTER(high_water, PyLong_FromUnsignedLongLong(LDA(a->ctl->published)))
 GETTER(epoch, PyLong_FromUnsignedLong(cx_epoch(LDA(a->ctl->state))))
 GETTER(ended, PyBool_FromLong((long)(LDA(a->ctl->state) & CX_STATE_END)))
+GETTER(paused, PyBool_FromLong(cx_topic_paused(a)))
 GETTER(end_offset, LDA(a->ctl->state) & CX_STATE_END ? PyLong_FromUnsignedLongLong(LDA(a->ctl->end_offset)) : Py_NewRef(Py_None))
 
 static PyObject *offset_or_none(uint64_t offset)
@@ -47,12 +48,12 @@ static PyObject *get_config(Attachment *self, void *unused)
 {
     const cx_super *s = &self->a->super;
     (void)unused;
-    return Py_BuildValue("{s:s,s:i,s:i,s:I,s:K,s:K,s:K,s:K,s:K,s:I,s:I,s:I,s:K,s:K,s:K,s:K,s:I}", "spec", s->spec, "kind", s->kind, "policy", s->policy, "options",
+    return Py_BuildValue("{s:s,s:i,s:i,s:I,s:K,s:K,s:K,s:K,s:K,s:I,s:I,s:I,s:K,s:K,s:K,s:K,s:I,s:I,s:I}", "spec", s->spec, "kind", s->kind, "policy", s->policy, "options",
                          s->options, "slots", (unsigned long long)s->n_records, "data_bytes", (unsigned long long)s->data_bytes, "item_bytes",
                          (unsigned long long)s->item_bytes, "stride", (unsigned long long)s->slot_stride, "max_record", (unsigned long long)s->max_record,
                          "max_procs", s->max_procs, "max_ports", s->max_ports, "max_groups", s->max_groups, "first_offset",
                          (unsigned long long)s->first_offset, "group_grace_ns", (unsigned long long)s->group_grace_ns, "heartbeat_ns",
-                         (unsigned long long)s->heartbeat_ns, "total_bytes", (unsigned long long)s->total_bytes, "created_pid", s->creator_pid);
+                         (unsigned long long)s->heartbeat_ns, "total_bytes", (unsigned long long)s->total_bytes, "created_pid", s->creator_pid, "pins", s->n_pins, "look_back", s->look_back);
 }
 
 /* -- looking things up --------------------------------------------------------------------------------------------------------------------------- */
@@ -125,11 +126,12 @@ static PyObject *group_info(const cx_att *a, uint32_t index)
     }
     memcpy(name, g->name, sizeof g->name);
     uint32_t flags = LD(g->flags);
-    return Py_BuildValue("{s:N,s:K,s:K,s:K,s:K,s:I,s:K,s:O,s:O,s:K,s:K,s:K,s:K}", "name", name_text(name), "start", (unsigned long long)LD(g->start), "next",
+    return Py_BuildValue("{s:N,s:K,s:K,s:K,s:K,s:I,s:K,s:O,s:O,s:K,s:K,s:K,s:K,s:K,s:I,s:O}", "name", name_text(name), "start", (unsigned long long)LD(g->start), "next",
                          (unsigned long long)next, "done", (unsigned long long)done, "committed", (unsigned long long)done, "members", LD(g->nmembers), "lag",
                          (unsigned long long)(published > done ? published - done : 0), "suspended", flags & CX_GROUP_SUSPENDED ? Py_True : Py_False, "durable",
                          flags & CX_GROUP_DURABLE ? Py_True : Py_False, "delivered", (unsigned long long)delivered, "acked", (unsigned long long)acked,
-                         "redelivered", (unsigned long long)redelivered, "lost", (unsigned long long)LD(g->lost));
+                         "redelivered", (unsigned long long)redelivered, "lost", (unsigned long long)LD(g->lost), "dead_letters", (unsigned long long)LD(g->dead_letters),
+                         "max_deliveries", LD(g->max_deliveries), "paused", flags & CX_GROUP_PAUSED ? Py_True : Py_False);
 }
 
 static PyObject *att_groups(Attachment *self, PyObject *unused)
@@ -151,7 +153,76 @@ static PyObject *att_remove_group(Attachment *self, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-static PyObject *port_info(const cx_att *a, const cx_port *p)
+/* pause(paused) the topic, pause(paused, group) a group. */
+static PyObject *att_pause(Attachment *self, PyObject *args)
+{
+    const char *group = NULL;
+    int paused;
+    if (!PyArg_ParseTuple(args, "p|s", &paused, &group) || !usable(self)) return NULL;
+    int rc = group ? cx_pause_group(self->a, group, paused) : cx_pause_topic(self->a, paused);
+    if (rc != CX_OK) return cx_raise(rc);
+    Py_RETURN_NONE;
+}
+
+#define CLAIMS_MAX 256
+
+/* A list of (offset, pid, command, member's name, seconds it was held); at most CLAIMS_MAX, the oldest offsets first. */
+PyObject *cx_claim_stale_py(Attachment *att, uint32_t group, uint32_t spare, uint32_t idle_ms)
+{
+    const cx_att *a = att->a;
+    cx_claimed claimed[CLAIMS_MAX];
+    size_t n;
+    int rc = cx_claim_stale(att->a, group, spare, idle_ms, claimed, CLAIMS_MAX, &n);
+    if (rc != CX_OK) return cx_raise(rc);
+    PyObject *out = PyList_New(0);
+    for (size_t i = 0; out && i < n; i++) {
+        uint32_t slot = (claimed[i].owner & 0xff) - 1;
+        char command[33] = {0};
+        if (slot < a->super.max_procs) memcpy(command, a->procs[slot].command, 32);
+        if (!append_new(out, Py_BuildValue("(KINNd)", (unsigned long long)claimed[i].offset, slot < a->super.max_procs ? LD(a->procs[slot].pid) : 0,
+                                           name_text(command), name_text(claimed[i].name), claimed[i].age_ms / 1e3)))
+            Py_CLEAR(out);
+    }
+    return out;
+}
+
+static PyObject *att_claim_stale(Attachment *self, PyObject *args)
+{
+    const char *group;
+    unsigned int idle;
+    if (!PyArg_ParseTuple(args, "sI", &group, &idle) || !usable(self)) return NULL;
+    int index = cx_group_find(self->a, group);
+    if (index < 0) return PyErr_Format(cx_exc_config, "topic '%s' has no group '%s'", self->a->super.name, group);
+    return cx_claim_stale_py(self, (uint32_t)index, CX_NO_PORT, idle);
+}
+
+/* What a port holds of its group: how many records, the oldest of them and for how long. Read without the lock. */
+typedef struct {
+    uint64_t n, oldest;
+    uint32_t age_ms;
+} holding;
+
+static void holdings(const cx_att *a, holding *of)
+{
+    uint32_t now = cx_ticks();
+    for (uint32_t i = 0; i < a->super.max_groups; i++) {
+        const cx_group *g = &a->groups[i];
+        uint64_t o = LDA(g->done), next = LDA(g->next);
+        if (LDA(g->state) != CX_GROUP_USED || next - o > a->dmask + 1) continue;
+        for (; o < next; o++) {
+            uint32_t w = LDA(*cx_word_at(a, i, o)), port = CX_W_PORT(w), age = now - LD(*cx_time_at(a, i, o));
+            if (CX_W_STATE(w) != CX_STARTED || port >= a->super.max_ports) continue;
+            if ((int32_t)age < 0) age = 0;
+            holding *h = &of[port];
+            if (!h->n++ || age > h->age_ms) {
+                h->age_ms = age;
+                h->oldest = o;
+            }
+        }
+    }
+}
+
+static PyObject *port_info(const cx_att *a, const cx_port *p, const holding *h)
 {
     static const char *kinds[] = {"?", "producer", "member", "reader"};
     char name[sizeof p->name + 1] = {0}, group[49] = {0}, command[33] = {0};
@@ -159,11 +230,17 @@ static PyObject *port_info(const cx_att *a, const cx_port *p)
     memcpy(name, p->name, sizeof p->name);
     if (p->kind == CX_PORT_MEMBER && p->group < a->super.max_groups) memcpy(group, a->groups[p->group].name, 48);
     if (slot < a->super.max_procs) memcpy(command, a->procs[slot].command, 32);
-    return Py_BuildValue("{s:s,s:N,s:N,s:I,s:N,s:K,s:K,s:K,s:K,s:K,s:d,s:I,s:O}", "kind", kinds[p->kind < 4 ? p->kind : 0], "name", name_text(name), "group", name_text(group), "pid",
-                         slot < a->super.max_procs ? LD(a->procs[slot].pid) : 0, "command", name_text(command), "id", (unsigned long long)p->id, "records",
+    bool dead = cx_owner_dead(a, p->owner, true);
+    uint64_t start;
+    char state[2] = {0};
+    uint32_t pid = slot < a->super.max_procs ? LD(a->procs[slot].pid) : 0;
+    if (!dead && LD(a->procs[slot].pid_ns) == cx_pid_namespace() && !cx_process_identity(pid, &start, state)) state[0] = 0;
+    return Py_BuildValue("{s:s,s:N,s:N,s:I,s:N,s:K,s:K,s:K,s:K,s:K,s:d,s:I,s:O,s:s,s:K,s:K,s:d}", "kind", kinds[p->kind < 4 ? p->kind : 0], "name", name_text(name), "group", name_text(group), "pid",
+                         pid, "command", name_text(command), "id", (unsigned long long)p->id, "records",
                          (unsigned long long)LD(p->n), "bytes", (unsigned long long)LD(p->bytes), "last_offset", (unsigned long long)LD(p->last_offset), "lost",
                          (unsigned long long)LD(p->lost), "blocked_s", (double)LD(p->blocked_ns) / 1e9, "waiting", LD(p->waiting), "alive",
-                         cx_owner_dead(a, p->owner, true) ? Py_False : Py_True);
+                         dead ? Py_False : Py_True, "state", state, "held", (unsigned long long)(h ? h->n : 0), "oldest_held",
+                         (unsigned long long)(h ? h->oldest : 0), "held_s", h && h->n ? h->age_ms / 1e3 : 0.0);
 }
 
 static bool add_claims(const cx_att *a, PyObject *list)
@@ -173,7 +250,7 @@ static bool add_claims(const cx_att *a, PyObject *list)
     for (; o < head && head - o <= a->n; o++) {
         const cx_desc *d = cx_desc_at(a, o);
         if (LDA(d->word) != CX_D_WORD(o, CX_CLAIMED) || d->port >= a->super.max_ports) continue;
-        PyObject *info = port_info(a, &a->ports[d->port]), *since = info ? PyLong_FromLongLong(d->bits & CX_BIT_APPEND ? d->append_ns : 0) : NULL;
+        PyObject *info = port_info(a, &a->ports[d->port], NULL), *since = info ? PyLong_FromLongLong(d->bits & CX_BIT_APPEND ? d->append_ns : 0) : NULL;
         if (!since || PyDict_SetItemString(info, "claimed_ns", since) != 0) Py_CLEAR(info);
         Py_XDECREF(since);
         PyObject *pair = info ? Py_BuildValue("(KN)", (unsigned long long)o, info) : NULL;
@@ -190,7 +267,12 @@ static PyObject *att_stats(Attachment *self, PyObject *unused)
     const cx_control *c = a->ctl;
     uint64_t committed = LD(c->committed), bytes = LD(c->bytes), dropped = LD(c->dropped_newest), aborted = LD(c->aborted), blocked = LD(c->blocked_ns);
     PyObject *ports = PyList_New(0), *claims = PyList_New(0);
-    bool ok = ports && claims;
+    holding *holdings_of = PyMem_Calloc(a->super.max_ports, sizeof *holdings_of);
+    bool ok = ports && claims && holdings_of;
+    if (holdings_of)
+        holdings(a, holdings_of);
+    else
+        PyErr_NoMemory();
     for (uint32_t i = 0; ok && i < a->super.max_ports; i++) {
         const cx_port *p = &a->ports[i];
         if (LDA(p->state) != CX_PORT_USED) continue;
@@ -202,8 +284,9 @@ static PyObject *att_stats(Attachment *self, PyObject *unused)
             blocked += LD(p->blocked_ns);
             if (LD(p->blocked_since)) blocked += (uint64_t)cx_now_ns() - LD(p->blocked_since);
         }
-        ok = append_new(ports, port_info(a, p));
+        ok = append_new(ports, port_info(a, p, &holdings_of[i]));
     }
+    PyMem_Free(holdings_of);
     if (!ok || !add_claims(a, claims)) {
         Py_XDECREF(ports);
         Py_XDECREF(claims);
@@ -304,6 +387,8 @@ static PyMethodDef att_methods[] = {
     {"find_time", (PyCFunction)att_find_time, METH_O, NULL},
     {"groups", (PyCFunction)att_groups, METH_NOARGS, NULL},
     {"remove_group", (PyCFunction)att_remove_group, METH_O, NULL},
+    {"pause", (PyCFunction)att_pause, METH_VARARGS, NULL},
+    {"claim_stale", (PyCFunction)att_claim_stale, METH_VARARGS, NULL},
     {"stats", (PyCFunction)att_stats, METH_NOARGS, NULL},
     {"check", (PyCFunction)att_check, METH_NOARGS, NULL},
     {"reap", (PyCFunction)att_reap, METH_NOARGS, NULL},
@@ -320,6 +405,7 @@ static PyGetSetDef att_getset[] = {
     {"high_water", (getter)get_high_water, NULL, NULL, NULL},
     {"epoch", (getter)get_epoch, NULL, NULL, NULL},
     {"ended", (getter)get_ended, NULL, NULL, NULL},
+    {"paused", (getter)get_paused, NULL, NULL, NULL},
     {"end_offset", (getter)get_end_offset, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -337,15 +423,15 @@ PyTypeObject AttachmentType = {
 /* -- module --------------------------------------------------------------------------------------------------------------------------------------- */
 
 static char *config_names[] = {"path",         "name",      "spec",      "kind",       "policy",       "options",         "slots",        "data_bytes", "item_bytes",
-                               "max_record",   "max_procs", "max_ports", "max_groups", "first_offset", "group_grace_ns",  "heartbeat_ns", "mode",       NULL};
+                               "max_record",   "max_procs", "max_ports", "max_groups", "first_offset", "group_grace_ns",  "heartbeat_ns", "mode",       "pins",            "look_back",    NULL};
 
 static bool config_from(PyObject *kwargs, cx_config *k)
 {
     PyObject *none = PyTuple_New(0);
     unsigned long long n, data, item, record, first, grace, beat;
     memset(k, 0, sizeof *k);
-    bool ok = none && PyArg_ParseTupleAndKeywords(none, kwargs, "$sssIIIKKKKIIIKKKI", config_names, &k->path, &k->name, &k->spec, &k->kind, &k->policy, &k->options,
-                                                  &n, &data, &item, &record, &k->max_procs, &k->max_ports, &k->max_groups, &first, &grace, &beat, &k->mode);
+    bool ok = none && PyArg_ParseTupleAndKeywords(none, kwargs, "$sssIIIKKKKIIIKKKIII", config_names, &k->path, &k->name, &k->spec, &k->kind, &k->policy, &k->options,
+                                                  &n, &data, &item, &record, &k->max_procs, &k->max_ports, &k->max_groups, &first, &grace, &beat, &k->mode, &k->pins, &k->look_back);
     Py_XDECREF(none);
     if (!ok) return false;
     k->n = n;
@@ -384,15 +470,15 @@ static PyObject *module_required(PyObject *module, PyObject *args, PyObject *kwa
     return PyLong_FromUnsignedLongLong(cx_required_bytes(&k));
 }
 
-static PyObject *module_attach(PyObject *module, PyObject *path)
+static PyObject *module_attach(PyObject *module, PyObject *args)
 {
     PyObject *bytes;
     cx_att *a;
-    int rc;
+    int rc, fresh = 0;
     (void)module;
-    if (!PyUnicode_FSConverter(path, &bytes)) return NULL;
+    if (!PyArg_ParseTuple(args, "O&|p", PyUnicode_FSConverter, &bytes, &fresh)) return NULL;
     Py_BEGIN_ALLOW_THREADS
-    rc = cx_attach(PyBytes_AS_STRING(bytes), &a);
+    rc = fresh ? cx_attach_fresh(PyBytes_AS_STRING(bytes), &a) : cx_attach(PyBytes_AS_STRING(bytes), &a);
     Py_END_ALLOW_THREADS
     Py_DECREF(bytes);
     return rc == CX_OK ? att_wrap(a) : cx_raise(rc);
@@ -408,6 +494,25 @@ static PyObject *module_unlink(PyObject *module, PyObject *args)
     Py_DECREF(bytes);
     if (rc != CX_OK) return cx_raise(rc);
     Py_RETURN_NONE;
+}
+
+static PyObject *module_survey(PyObject *module, PyObject *args)
+{
+    PyObject *bytes;
+    unsigned int remove;
+    cx_survey s;
+    int rc;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "O&I", PyUnicode_FSConverter, &bytes, &remove)) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    rc = cx_survey_file(PyBytes_AS_STRING(bytes), remove, &s);
+    Py_END_ALLOW_THREADS
+    Py_DECREF(bytes);
+    if (rc != CX_OK) return cx_raise(rc);
+    return Py_BuildValue("{s:K,s:K,s:K,s:I,s:I,s:I,s:N,s:N,s:O,s:O,s:O,s:O}", "bytes", (unsigned long long)s.bytes, "records", (unsigned long long)s.records, "unread",
+                         (unsigned long long)s.unread, "users", s.users, "groups", s.groups, "pid", s.pid, "command", name_text(s.command), "problem",
+                         name_text(s.problem), "passing", s.passing ? Py_True : Py_False, "session", s.session ? Py_True : Py_False, "earlier_boot",
+                         s.earlier_boot ? Py_True : Py_False, "removed", s.removed ? Py_True : Py_False);
 }
 
 #ifdef COMUX_FAILPOINTS
@@ -437,8 +542,9 @@ static PyObject *module_failpoints(PyObject *module, PyObject *unused)
 static PyMethodDef module_methods[] = {
     {"create", (PyCFunction)(void (*)(void))module_create, METH_VARARGS | METH_KEYWORDS, NULL},
     {"required_bytes", (PyCFunction)(void (*)(void))module_required, METH_VARARGS | METH_KEYWORDS, NULL},
-    {"attach", module_attach, METH_O, NULL},
+    {"attach", module_attach, METH_VARARGS, NULL},
     {"unlink", module_unlink, METH_VARARGS, NULL},
+    {"survey", module_survey, METH_VARARGS, NULL},
     {"wait_any", cx_wait_any_py, METH_VARARGS, NULL},
 #ifdef COMUX_FAILPOINTS
     {"failpoint", module_failpoint, METH_VARARGS, NULL},

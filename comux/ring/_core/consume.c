@@ -69,22 +69,43 @@ static uint32_t mine(const cx_member *m, uint32_t count, bool direct)
     return CX_W_MAKE(CX_STARTED, count < 0xfff ? count + 1 : count, m->port);
 }
 
-static bool take_red(cx_member *m, uint64_t want, bool direct, uint64_t *first, uint64_t *n)
+static void stamp(const cx_member *m, uint64_t first, uint64_t n)
+{
+    uint32_t now = cx_ticks();
+    for (uint64_t i = 0; i < n; i++) ST(*cx_time_at(m->a, m->group, first + i), now);
+}
+
+/* Delivered as often as the group allows and never finished: whoever takes it now is not to work on it. */
+static bool spent(const cx_group *g, uint32_t w)
+{
+    uint32_t most = LD(g->max_deliveries);
+    return CX_UNLIKELY(most && CX_W_COUNT(w) >= most);
+}
+
+/* CX_OK: a run. CX_SPENT: one record, started without being counted as another delivery. CX_NONE. */
+static int take_red(cx_member *m, uint64_t want, bool direct, uint64_t *first, uint64_t *n)
 {
     cx_att *a = m->a;
     cx_group *g = &a->groups[m->group];
     uint64_t o = LD(g->done), next = LD(g->next), limit = direct ? want : 1;
     while (o < next && (CX_W_STATE(LDA(*cx_word_at(a, m->group, o))) != CX_RED || beyond(m, o))) o++;
-    if (o == next) return false;
+    if (o == next) return CX_NONE;
     *first = o;
     for (*n = 0; *n < limit && o < next; o++, ++*n) {
         uint32_t *at = cx_word_at(a, m->group, o), w = LDA(*at);
-        if (CX_W_STATE(w) != CX_RED || beyond(m, o)) break;
-        STR(*at, mine(m, CX_W_COUNT(w), direct));
+        bool last = spent(g, w);
+        if (CX_W_STATE(w) != CX_RED || beyond(m, o) || (last && *n)) break;
+        if (direct || last) stamp(m, o, 1);
+        STR(*at, last ? CX_W_MAKE(CX_STARTED, CX_W_COUNT(w), m->port) : mine(m, CX_W_COUNT(w), direct));
         ST(g->nred, LD(g->nred) - 1);
         FAILPOINT("take.red");
+        if (last) {
+            *n = 1;
+            FAILPOINT("take.spent");
+            return CX_SPENT;
+        }
     }
-    return true;
+    return CX_OK;
 }
 
 static bool take_new(cx_member *m, uint64_t want, bool direct, uint64_t *first, uint64_t *n)
@@ -96,6 +117,7 @@ static bool take_new(cx_member *m, uint64_t want, bool direct, uint64_t *first, 
     *n = clean_run(m, next, quota(m, next, published - next, want, direct));
     if (!*n) return false; /* the member's epoch ends here */
     *first = next;
+    if (direct) stamp(m, next, *n);
     for (uint64_t i = 0; i < *n; i++) STR(*cx_word_at(a, m->group, next + i), mine(m, 0, direct));
     FAILPOINT("take.words");
     STR(g->next, next + *n);
@@ -124,6 +146,7 @@ static bool steal(cx_member *m, uint64_t want, bool direct, uint64_t *first, uin
     }
     uint64_t stop = low + (top - low) / 2, o = top;
     if (direct && top - stop > want) stop = top - want;
+    if (direct) stamp(m, stop, top - stop); /* of PREFETCHED words; whoever starts one now stamps the same time */
     while (o > stop) {
         uint32_t *at = cx_word_at(a, m->group, o - 1), w = LDA(*at);
         if (CX_W_STATE(w) != CX_PREFETCHED || CX_W_PORT(w) != victim || !cx_cas32(at, w, mine(m, CX_W_COUNT(w), direct))) break;
@@ -163,12 +186,13 @@ static void leave_line(cx_member *m, cx_wait *w)
     cx_update_wake_min(m->a);
 }
 
-/* False where a record was published while we stood in line: look again. */
-static bool stand_in_line(cx_member *m, cx_wait *w, bool for_end, cx_wakes *wakes)
+/* `seen`: published as it was before the look that found nothing; the one writer may have moved it since. False where it has: look again. */
+static bool stand_in_line(cx_member *m, cx_wait *w, uint64_t seen, bool for_end, cx_wakes *wakes)
 {
     cx_att *a = m->a;
     cx_group *g = &a->groups[m->group];
-    uint64_t next = LD(g->next), seen = LD(a->ctl->published);
+    uint64_t next = LD(g->next);
+    FAILPOINT("take.nothing");
     ST(g->nwait, LD(g->nwait) + 1);
     INC(a->ports[m->port].waiting, 1);
     w->registered = true;
@@ -176,7 +200,11 @@ static bool stand_in_line(cx_member *m, cx_wait *w, bool for_end, cx_wakes *wake
     w->value = LD(g->ec);
     if (!w->max_ns) w->max_ns = (int64_t)a->super.heartbeat_ns;
     uint64_t due = (next > seen ? next : seen) + 1;
-    if (due < LD(g->wake_at)) ST(g->wake_at, due);
+    bool paused = cx_group_paused(a, m->group); /* then no record is a reason to wake up */
+    if (paused)
+        ST(g->wake_at, CX_NOWHERE);
+    else if (due < LD(g->wake_at))
+        ST(g->wake_at, due);
     cx_update_wake_min(a);
     FENCE(); /* SYNC wake-min (acquire): the one writer sees wake_min, or we see its record */
     FAILPOINT("wait.member_registered");
@@ -184,7 +212,7 @@ static bool stand_in_line(cx_member *m, cx_wait *w, bool for_end, cx_wakes *wake
         ST(g->hole_end, next); /* any value but NOWHERE: cx_signal_space places it, or wakes us at once */
         cx_signal_space(a, wakes);
     }
-    if (LDS(a->ctl->published) == seen) return true;
+    if (paused || LDS(a->ctl->published) == seen) return true;
     leave_line(m, w);
     return false;
 }
@@ -194,6 +222,7 @@ static void pass_baton(cx_member *m, cx_wakes *wakes)
 {
     cx_att *a = m->a;
     cx_group *g = &a->groups[m->group];
+    if (cx_group_paused(a, m->group)) return;
     if (LD(g->nwait) && (LD(g->nred) || LD(g->next) < LDA(a->ctl->published))) cx_wake_group(a, wakes, m->group, 1);
 }
 
@@ -216,20 +245,26 @@ static int take_locked(cx_member *m, uint64_t want, bool direct, cx_wait *w, boo
     cx_group *g = &a->groups[m->group];
     leave_line(m, w);
     if (m->closed) return cx_fail(CX_ECLOSED, "topic '%s': this member of group '%.47s' was closed", a->super.name, g->name);
-    if (!direct && m->r0 < m->r1) { /* another thread of this handle was faster */
+    bool paused = cx_group_paused(a, m->group);
+    if (!direct && !paused && m->r0 < m->r1) { /* another thread of this handle was faster */
         *first = m->r0;
         *n = m->r1 - m->r0;
         return CX_OK;
     }
     for (;;) {
-        uint64_t done = LD(g->done);
+        uint64_t done = LD(g->done), seen = LDA(a->ctl->published); /* before the look, or a record published behind it is slept through */
         cx_advance_done(a, m->group);
-        bool got = LD(g->nred) && take_red(m, want, direct, first, n);
-        if (!got) {
+        int red = LD(g->nred) && !paused ? take_red(m, want, direct, first, n) : CX_NONE;
+        bool got = red == CX_OK;
+        if (red == CX_NONE && !paused) {
             cx_skip_tombstones(a, m->group);
             got = take_new(m, want, direct, first, n) || steal(m, want, direct, first, n);
         }
         if (LD(g->done) != done && LD(a->ctl->space_nwait)) cx_signal_space(a, wakes);
+        if (red == CX_SPENT) {
+            pass_baton(m, wakes);
+            return CX_SPENT;
+        }
         if (got) {
             if (!direct) {
                 m->r0 = *first;
@@ -249,12 +284,12 @@ static int take_locked(cx_member *m, uint64_t want, bool direct, cx_wait *w, boo
             pass_baton(m, wakes);
             return CX_NONE;
         }
-        if (stand_in_line(m, w, end == 2, wakes)) return CX_WAIT;
+        if (stand_in_line(m, w, seen, end == 2, wakes)) return CX_WAIT;
     }
 }
 
 /* Gives a run: *first, *n. direct: the records are STARTED already and are the caller's; else they are PREFETCHED, in m->r0..r1, and each
- * wants cx_start. */
+ * wants cx_start. CX_SPENT: *first alone, STARTED, which is to be put with the dead letters and then given to cx_bury, or to cx_nack. */
 int cx_take(cx_member *m, uint64_t want, bool direct, cx_wait *w, bool may_wait, int64_t deadline, uint64_t *first, uint64_t *n)
 {
     cx_wakes wakes;
@@ -267,6 +302,7 @@ int cx_take(cx_member *m, uint64_t want, bool direct, cx_wait *w, bool may_wait,
     rc = take_locked(m, want, direct, w, may_wait, first, n, &wakes);
     cx_unlock(m->a);
     if (cx_wakes_any(&wakes)) cx_wakes_run(m->a, &wakes);
+    if (rc == CX_SPENT) m->started++; /* not counted in the port: nobody is to work on it */
     if (rc == CX_OK && direct) {
         cx_port *port = &m->a->ports[m->port];
         m->started += *n;
@@ -295,6 +331,7 @@ bool cx_start(cx_member *m, uint64_t offset)
 {
     uint32_t *at = cx_word_at(m->a, m->group, offset), w = LDA(*at);
     if (CX_UNLIKELY(CX_W_STATE(w) != CX_PREFETCHED || CX_W_PORT(w) != m->port)) return false;
+    ST(*cx_time_at(m->a, m->group, offset), cx_ticks());
     if (CX_UNLIKELY(!cx_cas32(at, w, mine(m, CX_W_COUNT(w), true)))) return false;
     FAILPOINT("start.after_word");
     cx_port *port = &m->a->ports[m->port];
@@ -317,7 +354,7 @@ bool cx_holds(const cx_member *m, uint64_t offset)
  * finished by its offset, or a wrong number) must not reach the word that now belongs to another record. */
 static inline bool in_window(const cx_group *g, uint64_t offset, uint64_t n) { return offset >= LDA(g->done) && offset + n <= LDA(g->next); }
 
-static int stale(const cx_member *m, uint64_t offset)
+int cx_stale(const cx_member *m, uint64_t offset)
 {
     return cx_fail(CX_ESTALE, "topic '%s': offset %llu is no longer held by this member of group '%.47s'; it was acknowledged, given back or redelivered",
                    m->a->super.name, (unsigned long long)offset, m->a->groups[m->group].name);
@@ -336,49 +373,90 @@ static int ack_slow(cx_member *m)
     return CX_OK;
 }
 
-/* n > 1: a run that this handle started as one. A STARTED word of a living member is changed by nobody else, so plain stores do, and one
- * fence before the holes are looked at. */
-int cx_ack(cx_member *m, uint64_t offset, uint64_t n)
+/* Somebody claimed what this member held, and the member finds out. */
+static int taken_away(cx_member *m, uint64_t offset, uint64_t n)
+{
+    uint64_t held = m->started - m->acked - m->nacked - m->buried - m->claimed;
+    if (!m->closed) m->claimed += n < held ? n : held;
+    return cx_stale(m, offset);
+}
+
+static uint64_t ack_words(cx_member *m, uint64_t offset, uint64_t n)
+{
+    const cx_group *g = &m->a->groups[m->group];
+    uint64_t done = LDA(g->done), next = LDA(g->next), got = 0;
+    for (uint64_t o = offset < done ? done : offset; o < offset + n && o < next; o++) {
+        uint32_t *at = cx_word_at(m->a, m->group, o), w = LD(*at);
+        if (CX_UNLIKELY(CX_W_STATE(w) != CX_STARTED || CX_W_PORT(w) != m->port)) continue;
+        got += cx_cas32(at, w, w | CX_ACKED);
+    }
+    return got;
+}
+
+/* A run that this handle started as one. Under the lock nobody claims any of it meanwhile, which plain stores would overwrite; it costs one
+ * round for the whole run. Where the lock is not to be had (its holder is stopped) each word is exchanged by itself. */
+static int ack_run(cx_member *m, uint64_t offset, uint64_t n)
+{
+    cx_att *a = m->a;
+    cx_group *g = &a->groups[m->group];
+    cx_wakes wakes;
+    cx_wakes_init(&wakes);
+    uint64_t got = 0;
+    bool locked = cx_lock(a, CX_GIVE_UP) == CX_OK;
+    if (!locked) {
+        got = ack_words(m, offset, n);
+    } else {
+        uint64_t done = LD(g->done), next = LD(g->next);
+        for (uint64_t o = offset < done ? done : offset; o < offset + n && o < next; o++) {
+            uint32_t *at = cx_word_at(a, m->group, o), w = LD(*at);
+            if (CX_UNLIKELY(CX_W_STATE(w) != CX_STARTED || CX_W_PORT(w) != m->port)) continue;
+            STR(*at, w | CX_ACKED);
+            got++;
+        }
+        FAILPOINT("ack.run_words");
+        cx_advance_done(a, m->group);
+        if (LD(g->hole_space) - offset < n || LD(g->hole_end) - offset < n) cx_signal_space(a, &wakes);
+        cx_unlock(a);
+    }
+    m->acked += got;
+    INC(a->ports[m->port].acked, got);
+    if (cx_wakes_any(&wakes)) cx_wakes_run(a, &wakes);
+    return CX_LIKELY(got == n) ? CX_OK : taken_away(m, offset, n - got);
+}
+
+int cx_ack(cx_member *m, uint64_t offset, uint64_t n, uint32_t count)
 {
     cx_att *a = m->a;
     cx_group *g = &a->groups[m->group];
     cx_port *port = &a->ports[m->port];
-    if (CX_UNLIKELY(m->closed || (uint32_t)LD(port->id) != m->id)) return stale(m, offset);
-    if (CX_UNLIKELY(!in_window(g, offset, n))) return stale(m, offset);
-    if (n == 1) {
-        uint32_t *at = cx_word_at(a, m->group, offset), w = LD(*at);
-        if (CX_UNLIKELY(CX_W_STATE(w) != CX_STARTED || CX_W_PORT(w) != m->port)) return stale(m, offset);
-        FAILPOINT("ack.before_word");
-        if (CX_UNLIKELY(!cx_cas32(at, w, w | CX_ACKED))) return stale(m, offset); /* SYNC hole (release) */
-    } else {
-        for (uint64_t i = 0; i < n; i++) {
-            uint32_t *at = cx_word_at(a, m->group, offset + i), w = LD(*at);
-            if (CX_UNLIKELY(CX_W_STATE(w) != CX_STARTED || CX_W_PORT(w) != m->port)) continue;
-            STR(*at, w | CX_ACKED);
-        }
-        FENCE();
-    }
+    if (CX_UNLIKELY(m->closed || (uint32_t)LD(port->id) != m->id)) return cx_stale(m, offset);
+    if (n > 1) return ack_run(m, offset, n);
+    if (CX_UNLIKELY(!in_window(g, offset, 1))) return taken_away(m, offset, 1);
+    uint32_t *at = cx_word_at(a, m->group, offset), w = LD(*at);
+    if (CX_UNLIKELY(CX_W_STATE(w) != CX_STARTED || CX_W_PORT(w) != m->port || (count && CX_W_COUNT(w) != count))) return taken_away(m, offset, 1);
+    FAILPOINT("ack.before_word");
+    if (CX_UNLIKELY(!cx_cas32(at, w, w | CX_ACKED))) return taken_away(m, offset, 1); /* SYNC hole (release) */
     FAILPOINT("ack.after_word");
-    m->acked += n;
-    INC(port->acked, n);
+    m->acked++;
+    INC(port->acked, 1);
     uint64_t space = LDS(g->hole_space), end = LDS(g->hole_end);
-    if (CX_UNLIKELY(space - offset < n || end - offset < n)) return ack_slow(m);
+    if (CX_UNLIKELY(space == offset || end == offset)) return ack_slow(m);
     return CX_OK;
 }
 
-int cx_nack(cx_member *m, uint64_t offset, uint64_t n)
+int cx_nack(cx_member *m, uint64_t offset, uint64_t n, uint32_t count)
 {
     cx_att *a = m->a;
     cx_group *g = &a->groups[m->group];
     uint64_t given = 0;
     cx_wakes wakes;
     cx_wakes_init(&wakes);
-    if (m->closed || a->forked || !in_window(g, offset, n)) return stale(m, offset);
+    if (m->closed || a->forked || !in_window(g, offset, n)) return cx_stale(m, offset);
     int rc = cx_lock(a, CX_GIVE_UP);
     if (rc != CX_OK) return rc;
     for (uint64_t i = 0; i < n; i++) {
         uint32_t *at = cx_word_at(a, m->group, offset + i), w = LD(*at);
-        if (CX_W_STATE(w) != CX_STARTED || CX_W_PORT(w) != m->port) continue;
+        if (CX_W_STATE(w) != CX_STARTED || CX_W_PORT(w) != m->port || (count && CX_W_COUNT(w) != count)) continue;
         if (!cx_cas32(at, w, CX_W_MAKE(CX_RED, CX_W_COUNT(w), 0))) continue;
         FAILPOINT("nack.after_word");
         ST(g->nred, LD(g->nred) + 1);
@@ -387,9 +465,10 @@ int cx_nack(cx_member *m, uint64_t offset, uint64_t n)
     m->nacked += given;
     INC(a->ports[m->port].nacked, given);
     if (given) pass_baton(m, &wakes);
+    wakes.readers = given; /* bells, see bell.c */
     cx_unlock(a);
     cx_wakes_run(a, &wakes);
-    return given ? CX_OK : stale(m, offset);
+    return given == n ? CX_OK : taken_away(m, offset, n - given);
 }
 
 /* -- open and close ------------------------------------------------------------------------------------------------------------------ */
@@ -414,12 +493,13 @@ static void resume_group(cx_att *a, uint32_t index, int start_kind)
     }
 }
 
-static int open_locked(cx_att *a, const char *group, int start_kind, uint64_t start, bool durable, const char *name, cx_member *m)
+static int open_locked(cx_att *a, const char *group, const cx_terms *terms, const char *name, cx_member *m)
 {
     int found = cx_group_find(a, group);
     uint64_t tail = LD(a->ctl->tail), published = LDA(a->ctl->published), lost = 0;
     if (found < 0) {
-        uint64_t at = start_kind == CX_START_BEGINNING ? tail : start_kind == CX_START_END ? published : start;
+        uint64_t at = terms->start_kind == CX_START_BEGINNING ? tail : terms->start_kind == CX_START_END ? published : terms->start;
+        uint32_t most = terms->max_deliveries < 0 ? terms->usual : (uint32_t)terms->max_deliveries;
         if (at > published)
             return cx_fail(CX_ECONFIG, "topic '%s': group '%s' cannot start at offset %llu, the next record is %llu", a->super.name, group,
                            (unsigned long long)at, (unsigned long long)published);
@@ -427,7 +507,7 @@ static int open_locked(cx_att *a, const char *group, int start_kind, uint64_t st
             lost = tail - at;
             at = tail;
         }
-        int rc = cx_group_add(a, group, at, durable, &m->group);
+        int rc = cx_group_add(a, group, at, terms->durable, most, &m->group);
         if (rc != CX_OK) return rc;
         a->groups[m->group].lost = lost;
     } else {
@@ -440,14 +520,15 @@ static int open_locked(cx_att *a, const char *group, int start_kind, uint64_t st
     }
     cx_group *g = &a->groups[m->group];
     ST(g->nmembers, LD(g->nmembers) + 1);
-    resume_group(a, m->group, start_kind);
-    if (durable) ST(g->flags, LD(g->flags) | CX_GROUP_DURABLE);
+    resume_group(a, m->group, terms->start_kind);
+    if (terms->durable) ST(g->flags, LD(g->flags) | CX_GROUP_DURABLE);
+    if (terms->max_deliveries >= 0) ST(g->max_deliveries, (uint32_t)terms->max_deliveries);
     m->id = (uint32_t)a->ports[m->port].id;
     m->epoch = cx_epoch(LD(a->ctl->state));
     return CX_OK;
 }
 
-int cx_member_open(cx_att *a, const char *group, int start_kind, uint64_t start, bool durable, bool stop_at_end, const char *name, cx_member *m)
+int cx_member_open(cx_att *a, const char *group, const cx_terms *terms, bool stop_at_end, const char *name, cx_member *m)
 {
     memset(m, 0, sizeof *m);
     m->a = a;
@@ -456,7 +537,7 @@ int cx_member_open(cx_att *a, const char *group, int start_kind, uint64_t start,
     cx_reap(a);
     int rc = cx_lock(a, 0);
     if (rc != CX_OK) return rc;
-    rc = open_locked(a, group, start_kind, start, durable, name, m);
+    rc = open_locked(a, group, terms, name, m);
     cx_unlock(a);
     if (rc == CX_OK) cx_populate(a, false);
     return rc;
@@ -479,10 +560,11 @@ void cx_member_close(cx_member *m)
     ST(g->nwait, LD(g->nwait) > waiting ? LD(g->nwait) - waiting : 0);
     ST(g->nmembers, LD(g->nmembers) ? LD(g->nmembers) - 1 : 0);
     if (!LD(g->nmembers)) ST(g->unattended_ns, (uint64_t)cx_now_ns());
-    m->nacked = m->started - m->acked;
+    m->nacked = m->started - m->acked - m->buried - m->claimed;
     FAILPOINT("close.member_words");
     cx_port_fold(a, m->port);
     cx_wake_group(a, &wakes, m->group, INT_MAX); /* threads of this handle, and who may take what it held */
+    wakes.readers = true;
     cx_update_wake_min(a);
     cx_unlock(a);
     cx_wakes_run(a, &wakes);

@@ -80,8 +80,14 @@ static void geometry(cx_super *s)
     s->off_ports = s->off_procs + (uint64_t)s->max_procs * sizeof(cx_proc);
     s->off_groups = s->off_ports + (uint64_t)s->max_ports * sizeof(cx_port);
     s->off_delivery = s->off_groups + (uint64_t)s->max_groups * sizeof(cx_group);
-    s->off_desc = round_up(s->off_delivery + (uint64_t)s->max_groups * n_desc * 4, CX_LINE);
-    s->off_data = round_up(s->off_desc + n_desc * s->desc_stride, 65536);
+    s->off_desc = round_up(s->off_delivery + (uint64_t)s->max_groups * n_desc * 8, CX_LINE);
+    uint64_t end = s->off_desc + n_desc * s->desc_stride;
+    if (s->options & CX_OPT_POOL) {
+        s->n_slots = s->data_bytes / s->slot_stride;
+        s->off_pool = round_up(end, CX_LINE);
+        end = s->off_pool + sizeof(cx_pool) + 2 * s->n_slots * sizeof(uint32_t);
+    }
+    s->off_data = round_up(end, 65536);
     s->total_bytes = s->off_data + s->data_bytes;
 }
 
@@ -103,8 +109,12 @@ void cx_super_from(const cx_config *k, cx_super *s)
     s->options = k->options;
     s->n_records = k->n;
     s->item_bytes = k->item_bytes;
+    if (k->options & CX_OPT_POOL) {
+        s->n_pins = k->pins;
+        s->look_back = k->look_back;
+    }
     if (k->kind == CX_FIXED)
-        fixed_geometry(k->item_bytes, k->n, page, &s->slot_stride, &s->data_bytes);
+        fixed_geometry(k->item_bytes, k->n + s->n_pins, page, &s->slot_stride, &s->data_bytes);
     else
         s->data_bytes = round_up(k->data_bytes, page > 65536 ? page : 65536);
     s->max_procs = k->max_procs;
@@ -138,6 +148,9 @@ int cx_check_super(const cx_super *s, const char *path, uint64_t file_bytes)
     if (s->byte_order != CX_BYTE_ORDER || s->layout_major != CX_LAYOUT_MAJOR)
         return cx_fail(CX_ELAYOUT, "%s has layout %u.%u, this comux reads %u.x; stop what made it and remove the topic, or use that version", path,
                        s->layout_major, s->layout_minor, CX_LAYOUT_MAJOR);
+    if (s->options & ~(uint32_t)CX_OPT_ALL)
+        return cx_fail(CX_ELAYOUT, "%s has layout %u.%u with options this comux does not know (%u.%u); use the version that made it, or remove the topic", path,
+                       s->layout_major, s->layout_minor, CX_LAYOUT_MAJOR, CX_LAYOUT_MINOR);
     if (s->header_bytes != sizeof(cx_super) || s->crc != cx_super_crc(s))
         return cx_fail(CX_ECORRUPT, "%s: the superblock's checksum is wrong; remove the topic", path);
     cx_boot_id(boot);
@@ -149,9 +162,11 @@ int cx_check_super(const cx_super *s, const char *path, uint64_t file_bytes)
                 s->data_bytes <= (uint64_t)1 << 40 && s->max_procs >= 1 && s->max_procs <= 255 && s->max_ports >= 1 && s->max_ports <= 4096 &&
                 s->max_groups >= 1 && s->max_groups <= 64 && s->kind <= CX_FIXED && s->policy <= CX_POLICY_DROP_NEWEST &&
                 s->max_record <= s->data_bytes && s->heartbeat_ns >= 1000000 && s->name[CX_NAME_BYTES - 1] == 0 && s->spec[CX_SPEC_BYTES - 1] == 0;
-    if (sane && s->kind == CX_FIXED) sane = s->slot_stride >= s->item_bytes && s->item_bytes && s->slot_stride * s->n_records <= s->data_bytes &&
-                                            s->data_bytes % s->slot_stride == 0;
-    geometry(&want);
+    if (sane && s->kind == CX_FIXED)
+        sane = s->slot_stride >= s->item_bytes && s->item_bytes && s->n_pins <= CX_PINS_MAX && s->slot_stride * (s->n_records + s->n_pins) <= s->data_bytes &&
+               s->data_bytes % s->slot_stride == 0 && s->look_back <= s->n_records;
+    if (sane && (s->options & CX_OPT_POOL)) sane = s->kind == CX_FIXED && s->n_pins;
+    if (sane) geometry(&want); /* not before: its loop and its sums rely on the limits */
     if (!sane || memcmp(&want, s, sizeof want) != 0 || file_bytes != s->total_bytes)
         return cx_fail(CX_ECORRUPT, "%s: the superblock contradicts itself or the file's size (%llu bytes, %llu expected); remove the topic", path,
                        (unsigned long long)file_bytes, (unsigned long long)s->total_bytes);

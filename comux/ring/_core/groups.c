@@ -18,12 +18,13 @@ int cx_port_open(cx_att *a, uint32_t kind, uint32_t group, const char *name, uin
     if (i == a->super.max_ports)
         return cx_fail(CX_EBUSY, "topic '%s': all %u ports (open handles) are in use; close some or raise max_ports", a->super.name, i);
     cx_port *p = &a->ports[i];
-    memset(p, 0, sizeof *p); /* state was FREE, which is 0 */
-    p->kind = kind;
-    p->owner = a->me;
-    p->group = group;
-    p->id = ++a->ctl->port_seq;
-    p->last_ns = (uint64_t)cx_wall_ns();
+    /* Atomic stores: who looks for the dead, or at statistics, reads ports without the lock. `state` was FREE, which is 0. */
+    for (uint64_t *word = (uint64_t *)p; word < (uint64_t *)(p + 1); word++) ST(*word, 0);
+    ST(p->kind, kind);
+    ST(p->owner, a->me);
+    ST(p->group, group);
+    ST(p->id, ++a->ctl->port_seq);
+    ST(p->last_ns, (uint64_t)cx_wall_ns());
     snprintf(p->name, sizeof p->name, "%s", name ? name : "");
     FAILPOINT("port.before_state");
     STR(p->state, CX_PORT_USED);
@@ -64,7 +65,7 @@ int cx_group_find(const cx_att *a, const char *name)
     return -1;
 }
 
-int cx_group_add(cx_att *a, const char *name, uint64_t start, bool durable, uint32_t *out)
+int cx_group_add(cx_att *a, const char *name, uint64_t start, bool durable, uint32_t max_deliveries, uint32_t *out)
 {
     uint32_t i = 0;
     while (i < a->super.max_groups && LD(a->groups[i].state) != CX_GROUP_FREE) i++;
@@ -76,6 +77,7 @@ int cx_group_add(cx_att *a, const char *name, uint64_t start, bool durable, uint
     g->next = g->done = g->start = start;
     g->wake_at = g->hole_space = g->hole_end = CX_NOWHERE;
     g->unattended_ns = (uint64_t)cx_now_ns();
+    g->max_deliveries = max_deliveries;
     snprintf(g->name, sizeof g->name, "%s", name);
     FAILPOINT("group.before_state");
     STR(g->state, CX_GROUP_USED);
@@ -100,6 +102,48 @@ int cx_group_remove(cx_att *a, const char *name)
         STR(a->groups[i].state, CX_GROUP_FREE);
         cx_update_wake_min(a);
         cx_signal_space(a, &wakes);
+    }
+    cx_unlock(a);
+    cx_wakes_run(a, &wakes);
+    return rc;
+}
+
+/* -- pause ----------------------------------------------------------------------------------------------------------------------- */
+
+/* One store each, so that a crash leaves it paused or not; whoever waited looks again at his next wake-up, at the latest at his heartbeat.
+ * The one writer reads the flag before each record without the lock: the record it is just publishing may still come. */
+int cx_pause_topic(cx_att *a, bool paused)
+{
+    int rc = cx_lock(a, 0);
+    if (rc != CX_OK) return rc;
+    uint64_t state = LD(a->ctl->state);
+    STR(a->ctl->state, paused ? state | CX_STATE_PAUSED : state & ~(uint64_t)CX_STATE_PAUSED);
+    FAILPOINT("pause.topic");
+    cx_wakes wakes;
+    cx_wakes_init(&wakes);
+    ST(a->ctl->space_ec, LD(a->ctl->space_ec) + 1);
+    wakes.space = true;
+    cx_unlock(a);
+    cx_wakes_run(a, &wakes);
+    return CX_OK;
+}
+
+int cx_pause_group(cx_att *a, const char *name, bool paused)
+{
+    int rc = cx_lock(a, 0);
+    if (rc != CX_OK) return rc;
+    cx_wakes wakes;
+    cx_wakes_init(&wakes);
+    int i = cx_group_find(a, name);
+    if (i < 0) {
+        rc = cx_fail(CX_ECONFIG, "topic '%s' has no group '%s'", a->super.name, name);
+    } else {
+        cx_group *g = &a->groups[i];
+        uint32_t flags = LD(g->flags);
+        STR(g->flags, paused ? flags | CX_GROUP_PAUSED : flags & ~(uint32_t)CX_GROUP_PAUSED);
+        FAILPOINT("pause.group");
+        cx_wake_group(a, &wakes, (uint32_t)i, INT_MAX); /* who sleeps must wait for something else now */
+        wakes.readers = true; /* bells, see bell.c */
     }
     cx_unlock(a);
     cx_wakes_run(a, &wakes);

@@ -3,7 +3,8 @@
  * One file per topic; every integer little-endian and naturally aligned; hot groups of fields on 128-byte lines of their own (two x86
  * lines because of the adjacent-line prefetch).
  *
- *   | superblock 4096 | control 4096 | process slots | ports | groups | delivery words | descriptors | pad to 64 KiB | data (mapped twice) |
+ *   | superblock 4096 | control 4096 | process slots | ports | groups | delivery words | delivery times | descriptors | pool | pad to 64 KiB |
+ *   | data (mapped twice) |
  *
  * Fields marked PRIMARY are the state: each change of the topic is one store to one of them. Everything else is derived from them by
  * cx_recover() or is a statistic. A record has one descriptor (metadata, one cache line) and its payload bytes; fixed slots and variable
@@ -22,14 +23,15 @@
 #include <stdint.h>
 
 #define CX_MAGIC "COMUX\r\n\x1a"
-#define CX_LAYOUT_MAJOR 1
+#define CX_LAYOUT_MAJOR 2 /* 2: times of delivery behind the delivery words, pool, sealed descriptors */
 #define CX_LAYOUT_MINOR 0
 #define CX_BYTE_ORDER 0x01020304u
 #define CX_LINE 128
 
 enum { CX_VARIABLE = 0, CX_FIXED = 1 };
 enum { CX_POLICY_WAIT = 0, CX_POLICY_DROP_OLDEST = 1, CX_POLICY_DROP_NEWEST = 2 };
-enum { CX_OPT_ONE_WRITER = 1, CX_OPT_END_AUTO = 2, CX_OPT_SESSION = 4 };
+enum { CX_OPT_ONE_WRITER = 1, CX_OPT_END_AUTO = 2, CX_OPT_SESSION = 4, CX_OPT_POOL = 8, CX_OPT_ALL = 15 };
+#define CX_PINS_MAX 64
 
 #define CX_NAME_BYTES 128
 #define CX_SPEC_BYTES 3072
@@ -53,7 +55,9 @@ typedef struct {
     char name[CX_NAME_BYTES];
     char spec[CX_SPEC_BYTES]; /* JSON: dtype, shape, user metadata; the Python side owns its content */
     uint64_t n_desc, first_offset, group_grace_ns;
-    uint8_t reserved[CX_RETIRED_AT - 3416];
+    uint64_t n_slots, off_pool; /* pool only, else 0; see pool.c */
+    uint32_t n_pins, look_back;
+    uint8_t reserved[CX_RETIRED_AT - 3440];
     uint32_t retired; /* set when the file is unlinked; the only field that changes */
     uint8_t tail_pad[4096 - CX_RETIRED_AT - 4];
 } cx_super;
@@ -69,6 +73,8 @@ static_assert(offsetof(cx_super, name) == 192 && offsetof(cx_super, retired) == 
 
 /* state: epoch << 32 | flags; one word, so that ending an epoch and opening the next are one store each. */
 #define CX_STATE_END 1u
+#define CX_STATE_RESETTING 4u /* on_stale="reset" was begun: whoever attaches next does it again first */
+#define CX_STATE_PAUSED 2u /* claims wait, or drop, until somebody resumes the topic; survives whoever paused it */
 
 typedef struct {
     struct { /* the lock word: bit 31 waiters, 30..8 generation, 7..0 process slot + 1; 0 = free. PRIMARY */
@@ -128,7 +134,7 @@ typedef struct {
 static_assert(sizeof(cx_port) == 2 * CX_LINE, "port");
 
 enum { CX_GROUP_FREE = 0, CX_GROUP_USED = 1 };
-enum { CX_GROUP_DURABLE = 1, CX_GROUP_SUSPENDED = 2 };
+enum { CX_GROUP_DURABLE = 1, CX_GROUP_SUSPENDED = 2, CX_GROUP_PAUSED = 4 /* takes wait */ };
 #define CX_NOWHERE UINT64_MAX
 
 typedef struct {
@@ -140,7 +146,9 @@ typedef struct {
         CX_LINE_OF(uint32_t ec; uint32_t nwait; uint64_t wake_at; uint64_t hole_space; uint64_t hole_end;);
     };
     struct {
-        CX_LINE_OF(uint64_t delivered; uint64_t acked; uint64_t redelivered; uint64_t lost; char name[48];);
+        CX_LINE_OF(uint64_t delivered; uint64_t acked; uint64_t redelivered; uint64_t lost; char name[48];
+                   /* a record that was delivered max_deliveries times (0: never) is a dead letter; bury_*: see cx_bury */
+                   uint64_t dead_letters; uint64_t bury_at; uint64_t bury_count; uint32_t max_deliveries;);
     };
 } cx_group;
 
@@ -154,11 +162,14 @@ enum { CX_PREFETCHED = 0, CX_STARTED = 1, CX_RED = 2, CX_ACKED = 3 };
 #define CX_W_PORT(w) ((w) >> 14)
 #define CX_W_MAKE(state, count, port) ((uint32_t)(state) | ((uint32_t)(count) << 2) | ((uint32_t)(port) << 14))
 
+/* Delivery time, one per delivery word, u32: when the record was handed out, in milliseconds of the monotonic clock (cx_ticks), which wrap
+ * after 49 days. Means something where the word is STARTED; stored before it. */
+
 /* Descriptor word: offset << 3 | state. PRIMARY with several writers. */
 enum { CX_CLAIMED = 1, CX_COMMITTED = 2, CX_ABORTED = 3 };
 #define CX_D_WORD(offset, state) (((uint64_t)(offset) << 3) | (uint64_t)(state))
 
-enum { CX_BIT_KEY = 1, CX_BIT_VALUE = 2, CX_BIT_APPEND = 4 };
+enum { CX_BIT_KEY = 1, CX_BIT_VALUE = 2, CX_BIT_APPEND = 4, CX_BITS = 7 }; /* above them: the seal, see cx_desc_seal */
 
 typedef struct {
     uint64_t word;
@@ -178,6 +189,17 @@ typedef struct {
 
 static_assert(offsetof(cx_desc, append_ns) == 64 && sizeof(cx_desc) == 128, "descriptor");
 #define CX_FIXED_AUX 192
+
+/* Pool: where slots go to and come from. pins PRIMARY: owner << 32 | slot + 1, 0 free; taken and given back without the lock. The rest is
+ * derived and belongs to the holder of the lock, or to the one writer: what is free (taken from the end) and what is only kept for pins. */
+typedef struct {
+    struct {
+        CX_LINE_OF(uint32_t n_free; uint32_t n_limbo;);
+    };
+    uint64_t pins[CX_PINS_MAX];
+} cx_pool; /* behind it, u32 each: n_slots free slots, n_slots in limbo */
+
+static_assert(sizeof(cx_pool) == CX_LINE + 8 * CX_PINS_MAX, "pool");
 
 /* Variable records: [value][pad to 8][key][headers], the claim rounded up to 64: the value first, because a claim is filled before its
  * headers are known. Headers: u32 name length, u32 value length (CX_NO_VALUE for None), name (UTF-8), value; in order, unaligned. */

@@ -79,6 +79,13 @@ int64_t cx_now_ns(void)
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+uint32_t cx_ticks(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t); /* each delivery pays for it: a few nanoseconds */
+    return (uint32_t)t.tv_sec * 1000 + (uint32_t)t.tv_nsec / 1000000;
+}
+
 int64_t cx_wall_ns(void)
 {
     struct timespec t;
@@ -92,6 +99,14 @@ uint64_t cx_pid_namespace(void)
 {
     struct stat st;
     return stat("/proc/self/ns/pid", &st) == 0 ? (uint64_t)st.st_ino : 0;
+}
+
+/* Whether /proc shows the processes of our namespace: in a new one it shows the outer one's until it is mounted anew, and a number found
+ * there is somebody else's. */
+static bool proc_is_ours(void)
+{
+    char text[24] = {0};
+    return readlink("/proc/self", text, sizeof text - 1) > 0 && strtoul(text, NULL, 10) == (unsigned long)getpid();
 }
 
 /* Start time (clock ticks since boot) and state letter of a process; false where /proc does not show it. */
@@ -145,7 +160,7 @@ static int process_running(const identity *who, bool locked)
 {
     uint64_t start;
     char state;
-    if (who->pid == 0 || who->pid_ns == 0 || who->pid_ns != cx_pid_namespace()) return 0;
+    if (who->pid == 0 || who->pid_ns == 0 || who->pid_ns != cx_pid_namespace() || !proc_is_ours()) return 0;
     if (cx_process_identity(who->pid, &start, &state)) return start == who->start_time && (locked || (state != 'Z' && state != 'X')) ? 1 : -1;
     return kill((pid_t)who->pid, 0) != 0 && errno == ESRCH ? -1 : 0;
 }

@@ -16,11 +16,12 @@ bool cx_valid(const cx_att *a, uint64_t offset)
     return LD(a->ctl->tail) <= offset;
 }
 
-/* Whether every address computed from the descriptor lies inside of its claim and the data region. */
+/* Whether every address computed from the descriptor of a committed record lies inside of its claim and the data region, and its seal is whole. */
 bool cx_desc_sane(const cx_att *a, const cx_desc *d)
 {
+    if (CX_UNLIKELY(d->bits != cx_desc_seal(d))) return false;
     uint64_t aux = (uint64_t)d->key_len + d->hdr_len;
-    if (a->fixed) return aux <= CX_FIXED_AUX && d->val_len <= a->stride && d->pos % a->stride == 0;
+    if (a->fixed) return aux <= CX_FIXED_AUX && d->val_len <= a->stride && d->pos % a->stride == 0 && (!a->pool || d->pos < a->c);
     return d->claim_len <= a->c && CX_ROUND8(d->val_len) + aux <= d->claim_len && d->pos % 64 == 0;
 }
 
@@ -43,7 +44,7 @@ static bool aborted_below(const cx_att *a, uint64_t offset, uint32_t *out)
     const cx_desc *d = cx_desc_at(a, offset - 1);
     uint64_t word = LDA(d->word);
     *out = LD(d->cum_aborted) + ((word & 7) == CX_ABORTED);
-    FENCE_ACQ();
+    FENCE_ACQ(); /* SYNC count (acquire) */
     return word >> 3 == offset - 1 && LD(d->word) == word;
 }
 

@@ -21,6 +21,7 @@
 #include <string.h>
 
 #define REAP_EVERY_NS 10000000
+#define POOL_RUN_BYTES 262144 /* pool: the one writer goes on this far before it looks again at what is finished */
 
 /* -- claim ----------------------------------------------------------------------------------------------------------------------- */
 
@@ -28,20 +29,21 @@ static void stand_in_line(cx_producer *p, const cx_demand *w, cx_wait *t, cx_wak
 {
     cx_att *a = p->a;
     cx_control *c = a->ctl;
-    uint64_t want = cx_wanted(a, w, t->phase == 0);
+    bool paused = cx_topic_paused(a); /* then it waits for cx_pause_topic, and for no room */
+    uint64_t want = paused ? CX_NOWHERE : cx_wanted(a, w, t->phase == 0);
     ST(c->space_nwait, LD(c->space_nwait) + 1);
     INC(a->ports[p->port].waiting, 1);
     if (want < LD(c->space_want)) ST(c->space_want, want);
     t->addr = &c->space_ec;
     t->value = LD(c->space_ec);
-    t->max_ns = t->phase == 0 ? 1000000 : (int64_t)a->super.heartbeat_ns;
+    t->max_ns = t->phase == 0 && !paused ? 1000000 : (int64_t)a->super.heartbeat_ns;
     if (!t->since_ns) {
         t->since_ns = cx_now_ns();
         ST(a->ports[p->port].blocked_since, (uint64_t)t->since_ns);
     }
     t->registered = true;
     FAILPOINT("wait.space_registered");
-    cx_signal_space(a, wakes); /* places the holes; where enough is free by now it has bumped the count and the sleep returns at once */
+    if (!paused) cx_signal_space(a, wakes); /* places the holes; where enough is free by now it has bumped the count and the sleep returns at once */
 }
 
 static void leave_line(cx_producer *p, cx_wait *t)
@@ -83,30 +85,41 @@ static void describe_claim(cx_producer *p, uint64_t offset, uint64_t pos, uint64
     d->port = (uint16_t)p->port;
     d->producer = p->id;
     d->epoch = (uint16_t)p->epoch;
-    d->cum_aborted = 0;
     d->bits = 0; /* with CX_BIT_APPEND: claimed when, see claim_open */
+    /* cum_aborted stays what it was until the record is published: a lossy reader may still want it (lossy.c aborted_below) */
 }
 
 static inline uint64_t claim_bytes(const cx_att *a, const uint64_t *sizes, uint64_t i) { return a->fixed ? a->stride : CX_ROUND64(sizes[i]); }
 
-static void take_claim(cx_producer *p, const cx_demand *w, const uint64_t *sizes, cx_slot *out)
+static int take_claim(cx_producer *p, const cx_demand *w, const uint64_t *sizes, cx_slot *out)
 {
     cx_att *a = p->a;
     uint64_t pos = w->data_head;
     out->offset = w->head;
-    out->pos = pos;
     out->claim_len = claim_bytes(a, sizes, 0);
     for (uint64_t i = 0; i < w->n; i++) {
         uint64_t len = claim_bytes(a, sizes, i);
+        if (a->pool && cx_pool_take(a, &pos) != CX_OK) return CX_ECORRUPT;
         describe_claim(p, w->head + i, pos, len);
         pos += len;
         if (!a->one_writer) STR(cx_desc_at(a, w->head + i)->word, CX_D_WORD(w->head + i, CX_CLAIMED));
     }
-    if (a->one_writer) return;
+    if (a->one_writer) return CX_OK;
     FAILPOINT("claim.before_head");
     STR(a->ctl->head, w->head + w->n);
     FAILPOINT("claim.after_head");
     ST(a->ctl->data_head, pos);
+    return CX_OK;
+}
+
+/* Lock held. How far the one writer may go without it. */
+static void set_limit(cx_producer *p, const cx_demand *w)
+{
+    cx_att *a = p->a;
+    uint64_t tail = LD(a->ctl->tail), run = POOL_RUN_BYTES / (a->stride ? a->stride : 1);
+    p->limit = tail + a->n;
+    p->data_limit = cx_pos_of(a, w, tail) + a->c;
+    if (a->pool && p->limit > w->head + w->n + run) p->limit = w->head + w->n + run;
 }
 
 static int check_open(const cx_producer *p)
@@ -136,24 +149,21 @@ static int claim_locked(cx_producer *p, cx_demand *w, const uint64_t *sizes, cx_
     if (rc != CX_OK) return rc;
     w->head = cx_head(a);
     w->data_head = a->one_writer ? p->data_head : LD(a->ctl->data_head);
-    if (cx_make_room(a, w)) {
-        if (a->one_writer) {
-            uint64_t tail = LD(a->ctl->tail);
-            p->limit = tail + a->n;
-            p->data_limit = cx_pos_of(a, w, tail) + a->c;
-        }
-        take_claim(p, w, sizes, out);
-        return CX_OK;
+    bool paused = cx_topic_paused(a);
+    if (!paused && cx_make_room(a, w)) {
+        if (a->one_writer) set_limit(p, w);
+        return take_claim(p, w, sizes, out);
     }
     int64_t now = cx_now_ns();
-    if (now - p->reaped_ns > REAP_EVERY_NS) {
+    if (!paused && now - p->reaped_ns > REAP_EVERY_NS) {
         p->reaped_ns = now;
         return CX_NONE; /* look for the dead first, then decide again */
     }
-    if (a->super.policy == CX_POLICY_DROP_NEWEST) {
+    if (a->super.policy == CX_POLICY_DROP_NEWEST || (paused && a->super.policy == CX_POLICY_DROP_OLDEST)) {
         INC(a->ports[p->port].dropped, w->n);
         return CX_DROPPED;
     }
+    if (!may_wait && paused) return cx_fail(CX_ETIMEOUT, "topic '%s' is paused; resume it, or wait longer", a->super.name);
     if (!may_wait)
         return cx_fail(CX_ETIMEOUT, "topic '%s' is full: %llu of %llu slots are kept for groups that have not finished; read faster, raise slots, or wait longer",
                        a->super.name, (unsigned long long)(w->head - LD(a->ctl->tail)), (unsigned long long)a->n);
@@ -174,11 +184,10 @@ int cx_claim(cx_producer *p, uint64_t n, const uint64_t *sizes, cx_wait *t, bool
             w.bytes += CX_ROUND64(sizes[i]);
         }
     if (CX_UNLIKELY(w.bytes > a->c)) return refuse(p, n, w.bytes);
-    if (a->one_writer && CX_LIKELY(p->head + n <= p->limit && (a->fixed || p->data_head + w.bytes <= p->data_limit) && !p->closed && !p->ended)) {
+    if (a->one_writer && CX_LIKELY(p->head + n <= p->limit && (a->fixed || p->data_head + w.bytes <= p->data_limit) && !p->closed && !p->ended && !cx_topic_paused(a))) {
         w.head = p->head;
         w.data_head = p->data_head;
-        take_claim(p, &w, sizes, out); /* the fast path: nothing shared is touched but the writer's own descriptor */
-        return CX_OK;
+        return take_claim(p, &w, sizes, out); /* the fast path: nothing shared is touched but the writer's own descriptor */
     }
     for (;;) {
         cx_wakes wakes;
@@ -219,13 +228,14 @@ void cx_describe(cx_desc *d, const cx_meta *m)
 
 /* -- commit and abort ------------------------------------------------------------------------------------------------------------ */
 
-static void count_published(cx_producer *p, uint64_t offset, uint64_t n, uint64_t bytes)
+/* ts_ns: the last record's, read while it was still ours: once it is published it may be overwritten. */
+static void count_published(cx_producer *p, uint64_t offset, uint64_t n, uint64_t bytes, int64_t ts_ns)
 {
     cx_port *port = &p->a->ports[p->port];
     INC(port->n, n);
     INC(port->bytes, bytes);
     ST(port->last_offset, offset + n - 1);
-    ST(port->last_ns, (uint64_t)cx_desc_at(p->a, offset + n - 1)->ts_ns);
+    ST(port->last_ns, (uint64_t)ts_ns);
 }
 
 static void signal_slow(cx_att *a)
@@ -242,7 +252,11 @@ static int commit_one_writer(cx_producer *p, uint64_t offset, uint64_t n, uint64
 {
     cx_att *a = p->a;
     cx_control *c = a->ctl;
-    for (uint64_t i = 0; i < n; i++) STR(cx_desc_at(a, offset + i)->word, CX_D_WORD(offset + i, CX_COMMITTED)); /* SYNC descriptor (release) */
+    for (uint64_t i = 0; i < n; i++) {
+        cx_desc *d = cx_desc_at(a, offset + i);
+        d->bits = cx_desc_seal(d);
+        STR(d->word, CX_D_WORD(offset + i, CX_COMMITTED)); /* SYNC descriptor (release) */
+    }
     const cx_desc *last = cx_desc_at(a, offset + n - 1);
     p->data_head = a->fixed ? last->pos + a->stride : last->pos + last->claim_len;
     p->head = offset + n;
@@ -264,9 +278,10 @@ static bool still_claimed(const cx_producer *p, uint64_t offset)
 int cx_commit(cx_producer *p, uint64_t offset, uint64_t n, uint64_t bytes, uint64_t last_key_plus1)
 {
     cx_att *a = p->a;
+    int64_t ts_ns = cx_desc_at(a, offset + n - 1)->ts_ns;
     if (a->one_writer) {
         commit_one_writer(p, offset, n, last_key_plus1);
-        count_published(p, offset, n, bytes);
+        count_published(p, offset, n, bytes, ts_ns);
         return CX_OK;
     }
     cx_wakes wakes;
@@ -280,7 +295,9 @@ int cx_commit(cx_producer *p, uint64_t offset, uint64_t n, uint64_t bytes, uint6
     }
     FAILPOINT("commit.before_word");
     for (uint64_t i = 0; i < n; i++) {
-        STR(cx_desc_at(a, offset + i)->word, CX_D_WORD(offset + i, CX_COMMITTED));
+        cx_desc *d = cx_desc_at(a, offset + i);
+        d->bits = cx_desc_seal(d);
+        STR(d->word, CX_D_WORD(offset + i, CX_COMMITTED));
         FAILPOINT("commit.after_word");
     }
     bool moved = cx_advance_published(a);
@@ -290,7 +307,7 @@ int cx_commit(cx_producer *p, uint64_t offset, uint64_t n, uint64_t bytes, uint6
     FAILPOINT("commit.after_unlock");
     if (cx_wakes_any(&wakes)) cx_wakes_run(a, &wakes);
     if (CX_UNLIKELY(LDS(a->ctl->pub_ec) & 1)) cx_signal_readers(a);
-    count_published(p, offset, n, bytes);
+    count_published(p, offset, n, bytes, ts_ns);
     return CX_OK;
 }
 
@@ -320,6 +337,7 @@ void cx_abort(cx_producer *p, uint64_t offset, uint64_t n)
     cx_att *a = p->a;
     if (a->forked) return;
     if (a->one_writer) { /* the claim was private: it never existed */
+        for (uint64_t i = 0; a->pool && i < n; i++) cx_pool_put_back(a, cx_desc_at(a, offset + i)->pos);
         INC(a->ports[p->port].aborted, n);
         return;
     }
@@ -368,13 +386,14 @@ int cx_producer_open(cx_att *a, const char *name, cx_producer *p)
     uint64_t state = LD(c->state);
     if (state & CX_STATE_END) {
         FAILPOINT("epoch.before");
-        state = (uint64_t)(cx_epoch(state) + 1) << 32;
+        state = (uint64_t)(cx_epoch(state) + 1) << 32 | (state & CX_STATE_PAUSED);
         STR(c->state, state);
         FAILPOINT("epoch.after");
     }
     p->epoch = cx_epoch(state);
     p->head = cx_head(a);
     p->data_head = cx_data_end(a, p->head);
+    if (a->pool && a->one_writer) cx_pool_rebuild(a);
     cx_unlock(a);
     cx_populate(a, true);
     return CX_OK;

@@ -5,7 +5,8 @@
  *
  *   claims of a dead producer   -> ABORTED (a tombstone readers skip); later records become visible
  *   records of a dead member    -> RED; the next member gets them, marked redelivered where they had been started
- *   derived: published (several writers), data_head, aborted_below, done, nred, nmembers, nwait, wake_at
+ *   pins of a dead process      -> 0; the slot is free when the pool is next looked through
+ *   derived: published (several writers), data_head, aborted_below, done, nred, nmembers, nwait, wake_at; free slots (several writers)
  *   then everybody is woken and looks again.
  */
 #include "core.h"
@@ -49,7 +50,7 @@ bool cx_advance_published(cx_att *a)
         cx_desc *d = cx_desc_at(a, at);
         uint64_t word = LD(d->word);
         if (word != CX_D_WORD(at, CX_COMMITTED) && word != CX_D_WORD(at, CX_ABORTED)) break;
-        ST(d->cum_aborted, cum);
+        STR(d->cum_aborted, cum); /* SYNC count (release): who sees it sees that the word is no longer the old record's */
         if ((word & 7) == CX_ABORTED)
             cum++;
         else if (d->flags & 1)
@@ -87,6 +88,7 @@ static void recount_group(cx_att *a, uint32_t index)
         members++;
         waiting += LD(p->waiting);
     }
+    cx_finish_bury(a, index);
     cx_advance_done(a, index);
     uint64_t next = LD(g->next), done = LD(g->done);
     for (uint64_t o = done; o < next && next - done <= a->dmask + 1; o++)
@@ -95,7 +97,7 @@ static void recount_group(cx_att *a, uint32_t index)
     ST(g->nmembers, members);
     ST(g->nwait, waiting);
     ST(g->nred, red);
-    ST(g->wake_at, waiting ? next + 1 : CX_NOWHERE);
+    ST(g->wake_at, waiting && !cx_group_paused(a, index) ? next + 1 : CX_NOWHERE);
 }
 
 static void rebuild(cx_att *a)
@@ -121,6 +123,9 @@ static void rebuild(cx_att *a)
     for (uint32_t i = 0; i < a->super.max_groups; i++)
         if (LD(a->groups[i].state) == CX_GROUP_USED) recount_group(a, i);
     cx_update_wake_min(a);
+    if (!a->pool) return;
+    cx_pool_unpin_dead(a);
+    if (!a->one_writer) cx_pool_rebuild(a); /* the one writer takes slots without the lock */
 }
 
 void cx_recover(cx_att *a)
@@ -154,6 +159,7 @@ int cx_reap(cx_att *a)
         dead = cx_owner_dead(a, owner, true) && LDA(p->state) == CX_PORT_USED && LD(p->owner) == owner;
         known = owner;
     }
+    if (!dead && a->pool) dead = cx_pool_dead_pins(a);
     if (!dead || cx_lock(a, CX_GIVE_UP) != CX_OK) return 0;
     uint64_t before = LD(a->ctl->reaped);
     cx_recover(a);
@@ -208,6 +214,8 @@ static void check_group(cx_att *a, uint32_t index, uint64_t tail, uint64_t publi
         }
     if (red != LD(g->nred)) violated(r, "I8 group '%.47s': %u records to redeliver, %u counted", g->name, red, LD(g->nred));
     if (waiting != LD(g->nwait)) violated(r, "I9 group '%.47s': %u members wait, %u counted", g->name, waiting, LD(g->nwait));
+    if (waiting && LD(g->wake_at) < LD(a->ctl->wake_min))
+        violated(r, "I9 group '%.47s': a member is due at %llu, writers look at %llu", g->name, U(LD(g->wake_at)), U(LD(a->ctl->wake_min)));
     if (members != LD(g->nmembers)) violated(r, "I4 group '%.47s': %u members, %u counted", g->name, members, LD(g->nmembers));
 }
 
@@ -226,10 +234,14 @@ static void check_descriptors(cx_att *a, uint64_t tail, uint64_t published, uint
             violated(r, "I4 offset %llu is claimed by port %u, which is free", U(o), d->port);
         if (o < published && (word & 7) == CX_COMMITTED && !cx_desc_sane(a, d))
             violated(r, "I7 descriptor of offset %llu points outside of its claim", U(o));
+        if (a->pool) continue;
         if (o > tail && d->pos < end) violated(r, "I3 offset %llu overlaps its predecessor", U(o));
         end = a->fixed ? d->pos + a->stride : d->pos + d->claim_len;
     }
-    if (head > tail && end - cx_desc_at(a, tail)->pos > a->c) violated(r, "I1 %llu bytes retained, %llu fit", U(end - cx_desc_at(a, tail)->pos), U(a->c));
+    uint64_t slot;
+    const char *wrong = a->pool ? cx_pool_check(a, tail, head, &slot) : NULL;
+    if (wrong) violated(r, "I3 pool: slot %llu %s", U(slot), wrong);
+    if (!a->pool && head > tail && end - cx_desc_at(a, tail)->pos > a->c) violated(r, "I1 %llu bytes retained, %llu fit", U(end - cx_desc_at(a, tail)->pos), U(a->c));
 }
 
 int cx_check(cx_att *a, char *out, size_t n)

@@ -18,10 +18,10 @@ static inline bool fits(const cx_att *a, const cx_demand *w, uint64_t t)
     return w->head + w->n - t <= a->n && (a->fixed || w->data_head + w->bytes - cx_pos_of(a, w, t) <= a->c);
 }
 
-/* The furthest the tail needs to go, at most to the gate; the one writer goes a chunk further to come back less often. */
+/* The furthest the tail needs to go, and a chunk further to come back less often; at most to the gate. */
 static uint64_t walk_tail(const cx_att *a, const cx_demand *w, uint64_t t, uint64_t gate)
 {
-    uint64_t ahead = a->one_writer ? a->chunk - 1 : 0;
+    uint64_t ahead = a->chunk - 1;
     uint64_t bytes_ahead = !ahead ? 0 : a->c / 16 < BYTES_AHEAD_MAX ? a->c / 16 : BYTES_AHEAD_MAX;
     if (fits(a, w, t)) return t;
     uint64_t need = w->head + w->n + ahead > a->n ? w->head + w->n + ahead - a->n : 0;
@@ -99,9 +99,9 @@ static bool suspend_unattended(cx_att *a, const cx_demand *w)
     uint64_t now = (uint64_t)cx_now_ns();
     for (uint32_t i = 0; i < a->super.max_groups; i++) {
         cx_group *g = &a->groups[i];
-        if (LD(g->state) != CX_GROUP_USED || LD(g->flags) || LD(g->nmembers) || fits(a, w, LD(g->done))) continue;
+        if (LD(g->state) != CX_GROUP_USED || LD(g->flags) & (CX_GROUP_DURABLE | CX_GROUP_SUSPENDED) || LD(g->nmembers) || fits(a, w, LD(g->done))) continue;
         if (now - LD(g->unattended_ns) < a->super.group_grace_ns) continue;
-        ST(g->flags, CX_GROUP_SUSPENDED);
+        ST(g->flags, LD(g->flags) | CX_GROUP_SUSPENDED);
         ST(g->hole_space, CX_NOWHERE);
         INC(a->ctl->suspensions, 1);
         any = true;
@@ -113,9 +113,11 @@ static bool suspend_unattended(cx_att *a, const cx_demand *w)
 bool cx_make_room(cx_att *a, const cx_demand *w)
 {
     uint64_t t = LD(a->ctl->tail), was = t;
+    if (!a->pool && fits(a, w, t)) return true; /* a pool's tail follows the groups without need, see pool.c */
     for (uint32_t i = 0; i < a->super.max_groups; i++)
         if (LD(a->groups[i].state) == CX_GROUP_USED) cx_advance_done(a, i);
     t = walk_tail(a, w, t, cx_gate(a));
+    if (a->pool) t = cx_pool_tail(a, t, cx_gate(a), w->head);
     if (!fits(a, w, t)) { /* an idle member may stand before aborted records: nobody needs to come for those */
         for (uint32_t i = 0; i < a->super.max_groups; i++)
             if (LD(a->groups[i].state) == CX_GROUP_USED) cx_skip_tombstones(a, i);
@@ -134,6 +136,7 @@ bool cx_make_room(cx_att *a, const cx_demand *w)
         ST(a->ctl->tail, t);
         FENCE(); /* SYNC reclaim (release), SYNC tail (release): before anything below the new tail is overwritten: pairs with the acquire fence of valid() */
         FAILPOINT("claim.after_tail");
+        if (a->pool) cx_pool_reclaim(a, was, t);
     }
     return fits(a, w, t);
 }

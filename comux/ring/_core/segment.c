@@ -1,8 +1,9 @@
 /* segment.c - the file of a topic: created whole or not at all, mapped, attached to, given back.
  *
- * Create. An unnamed file (O_TMPFILE) is allocated for real (posix_fallocate: too small a tmpfs is ENOSPC here instead of SIGBUS later),
+ * Create. Whether there is room is asked first, so that too large a topic touches nothing. An unnamed file (O_TMPFILE) is allocated for
+ * real (posix_fallocate: too small a tmpfs is ENOSPC here instead of SIGBUS later, also where two create at once),
  * filled in, attached to, and only then linked to its name. A crash before the link leaves nothing; file systems without unnamed
- * files get an exclusive temporary name, which a crash may leave behind and `gc` removes.
+ * files get an exclusive temporary name, which a crash may leave behind and `gc` removes (survey.c).
  *
  * Attach. Open without following links, check owner and superblock from a private copy before anything is mapped, hold the lifecycle byte
  * shared while a process slot is taken (so that a removal, which wants it exclusively, cannot slip in between), publish the identity, and
@@ -21,6 +22,10 @@
  * them had been killed: it can be attached to, and whoever leaves then, or `gc`, removes it; after the unlink, nothing. Marking comes after
  * the unlink: a topic that has its name is never retired, or a crash in between would leave a name that nobody can attach to or create.
  * All bytes are unlocked explicitly: closing does it only with the last copy of the descriptor, and a child between fork and exec has one.
+ *
+ * Reset. Where nobody alive is attached, an attach may ask for a topic without a past (on_stale="reset"): all locks as in 2 above, then the
+ * flag RESETTING, then everything but the process slots (a generation is never used twice) is as if just created, then the next epoch as
+ * the last store. A crash in between leaves the flag; whoever attaches next sees it while it holds the lifecycle byte, and resets first.
  *
  * A process has one attachment per file, shared by its handles and threads and found by device and inode.
  *
@@ -100,6 +105,26 @@ static int open_for_mapping(const cx_att *a)
     return open(self, O_RDWR | O_CLOEXEC);
 }
 
+void cx_place(cx_att *a, uint8_t *meta)
+{
+    const cx_super *s = &a->super;
+    a->ctl = (cx_control *)(meta + s->off_control);
+    a->procs = (cx_proc *)(meta + s->off_procs);
+    a->ports = (cx_port *)(meta + s->off_ports);
+    a->groups = (cx_group *)(meta + s->off_groups);
+    a->words = (uint32_t *)(meta + s->off_delivery);
+    a->times = a->words + (uint64_t)s->max_groups * s->n_desc;
+    a->descs = meta + s->off_desc;
+    a->n = s->n_records;
+    a->dmask = s->n_desc - 1;
+    a->cmask = (a->c & (a->c - 1)) == 0 ? a->c - 1 : 0;
+    a->stride = s->slot_stride;
+    a->desc_stride = s->desc_stride;
+    a->fixed = s->kind == CX_FIXED;
+    a->one_writer = s->options & CX_OPT_ONE_WRITER;
+    a->pool = s->options & CX_OPT_POOL ? (cx_pool *)(meta + s->off_pool) : NULL;
+}
+
 static int map(cx_att *a)
 {
     const cx_super *s = &a->super;
@@ -115,19 +140,7 @@ static int map(cx_att *a)
     }
     close(fd);
     if (!a->ro) return cx_fail_os(errno, "mapping %s (%llu bytes)", a->path, (unsigned long long)a->c);
-    a->ctl = (cx_control *)(a->meta + s->off_control);
-    a->procs = (cx_proc *)(a->meta + s->off_procs);
-    a->ports = (cx_port *)(a->meta + s->off_ports);
-    a->groups = (cx_group *)(a->meta + s->off_groups);
-    a->words = (uint32_t *)(a->meta + s->off_delivery);
-    a->descs = a->meta + s->off_desc;
-    a->n = s->n_records;
-    a->dmask = s->n_desc - 1;
-    a->cmask = (a->c & (a->c - 1)) == 0 ? a->c - 1 : 0;
-    a->stride = s->slot_stride;
-    a->desc_stride = s->desc_stride;
-    a->fixed = s->kind == CX_FIXED;
-    a->one_writer = s->options & CX_OPT_ONE_WRITER;
+    cx_place(a, a->meta);
     /* How far ahead of need the tail moves: one lock round per chunk for the one writer, at the price of that much look-back. */
     a->chunk = a->n < 64 || (a->fixed && a->stride >= 65536) ? 1 : (uint32_t)(a->n / 8 < 64 ? a->n / 8 : 64);
     return CX_OK;
@@ -182,14 +195,20 @@ static int take_slot(cx_att *a)
 
 /* -- create ---------------------------------------------------------------------------------------------------------------------- */
 
-static int no_space(const cx_config *k, const char *dir, uint64_t need)
+static int no_space(const cx_config *k, const char *dir, uint64_t need, uint64_t free_bytes)
 {
-    struct statvfs v;
-    unsigned long long free_bytes = statvfs(dir, &v) == 0 ? (unsigned long long)v.f_bavail * v.f_frsize : 0;
+    if (free_bytes == UINT64_MAX) free_bytes = 0; /* a quota: the file system itself has no bound */
     return cx_fail(CX_ENOSPACE,
                    "topic '%s' needs %.1f MB, %.1f MB are free in %s; start the container with --shm-size=%lluM or --ipc=host, set COMUX_DIR, or ask "
                    "for fewer slots or data_bytes",
                    k->name, (double)need / 1e6, (double)free_bytes / 1e6, dir, (unsigned long long)(need / 500000 + 64));
+}
+
+/* Bytes that are free; UINT64_MAX where nobody can tell (a tmpfs without a bound says that it has no blocks at all). */
+static uint64_t free_in(const char *dir)
+{
+    struct statvfs v;
+    return statvfs(dir, &v) == 0 && v.f_blocks ? (uint64_t)v.f_bavail * v.f_frsize : UINT64_MAX;
 }
 
 static int allocate(const cx_config *k, const char *dir, int fd, uint64_t bytes)
@@ -199,23 +218,48 @@ static int allocate(const cx_config *k, const char *dir, int fd, uint64_t bytes)
         uint64_t step = bytes - at < (uint64_t)64 << 20 ? bytes - at : (uint64_t)64 << 20;
         int e = posix_fallocate(fd, (off_t)at, (off_t)step);
         if (e == EINTR) continue;
-        if (e == ENOSPC || e == EFBIG || e == EDQUOT) return no_space(k, dir, bytes);
+        if (e == ENOSPC || e == EFBIG || e == EDQUOT) return no_space(k, dir, bytes, free_in(dir)); /* somebody was faster */
         if (e) return cx_fail_os(e, "topic '%s': allocating %llu bytes in %s", k->name, (unsigned long long)bytes, dir);
         at += step;
     }
     return CX_OK;
 }
 
-static void initialise(cx_att *a)
+static void begin_log(cx_att *a)
 {
     cx_control *c = a->ctl;
     uint64_t first = a->super.first_offset;
-    memcpy(a->meta, &a->super, sizeof a->super);
     c->head = c->published = c->tail = first;
     c->aborted_below = first << 32;
     c->data_head = a->fixed ? first * a->stride : 0;
     c->wake_min = c->space_want = CX_NOWHERE;
     for (uint32_t g = 0; g < a->super.max_groups; g++) a->groups[g].hole_space = a->groups[g].hole_end = a->groups[g].wake_at = CX_NOWHERE;
+    if (a->pool) cx_pool_rebuild(a);
+}
+
+static void initialise(cx_att *a)
+{
+    memcpy(a->meta, &a->super, sizeof a->super);
+    begin_log(a);
+}
+
+/* Nobody else is in, and nobody can come in. */
+static void reset(cx_att *a)
+{
+    cx_control *c = a->ctl;
+    uint64_t state = LD(c->state), next = (uint64_t)(cx_epoch(state) + 1) << 32;
+    STR(c->state, state | CX_STATE_RESETTING);
+    FAILPOINT("reset.begun");
+    uint64_t ports = c->port_seq; /* ids of handles are never used twice either */
+    memset(a->ports, 0, a->super.off_desc - a->super.off_ports);
+    memset(a->descs, 0, a->super.off_data - a->super.off_desc); /* and the pool with its pins */
+    FAILPOINT("reset.half");
+    memset(c, 0, offsetof(cx_control, state));
+    memset(&c->end_offset, 0, sizeof *c - offsetof(cx_control, end_offset));
+    c->port_seq = ports;
+    begin_log(a);
+    FAILPOINT("reset.done");
+    STR(c->state, next);
 }
 
 /* A topic left behind by an earlier boot is nobody's: its file may be replaced. */
@@ -243,14 +287,44 @@ static int link_into_place(int fd, const char *temp, const char *path)
     }
 }
 
+static int exists(const cx_config *k, const char *dir) { return cx_fail(CX_EEXISTS, "topic '%s' exists already in %s", k->name, dir); }
+
+bool cx_same_file(int fd, const char *path)
+{
+    struct stat mine, named;
+    return fstat(fd, &mine) == 0 && lstat(path, &named) == 0 && mine.st_dev == named.st_dev && mine.st_ino == named.st_ino;
+}
+
+/* A temporary name is locked while it is being filled in, so that nobody clears it up; one that a process of our number left behind is. -1: errno. */
+static int open_named(const char *temp, mode_t mode)
+{
+    cx_survey left;
+    for (bool cleared = false;;) {
+        int fd = open(temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
+        if (fd >= 0) {
+            int e = byte_lock(fd, CX_LIFE_BYTE, 1, F_RDLCK);
+            if (e != EAGAIN && e != EACCES && cx_same_file(fd, temp)) return fd; /* without such locks at all: take_slot says so */
+            close(fd); /* cleared up before it was locked */
+            continue;
+        }
+        if (errno != EEXIST || cleared) return -1;
+        cleared = true;
+        cx_survey_file(temp, CX_REMOVE_HALF_MADE, &left);
+    }
+}
+
 static int create_in(const cx_config *k, const char *dir, cx_att *a)
 {
     char temp[4200];
     bool named = false;
+    /* Looked at before anything is allocated: a large topic that exists is no reason to find the memory full. */
+    if (access(a->path, F_OK) == 0 && !from_earlier_boot(a->path)) return exists(k, dir);
+    uint64_t free_bytes = free_in(dir);
+    if (a->super.total_bytes > free_bytes) return no_space(k, dir, a->super.total_bytes, free_bytes);
     int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, k->mode);
     if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
         snprintf(temp, sizeof temp, "%s/.%s.%d.tmp", dir, k->name, (int)getpid());
-        fd = open(temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, k->mode);
+        fd = open_named(temp, k->mode);
         named = fd >= 0;
     }
     if (fd < 0) return cx_fail_os(errno, "topic '%s': creating a file in %s", k->name, dir);
@@ -266,26 +340,23 @@ static int create_in(const cx_config *k, const char *dir, cx_att *a)
     if (rc == CX_OK) {
         int e = link_into_place(fd, named ? temp : NULL, a->path);
         if (e == EEXIST)
-            rc = cx_fail(CX_EEXISTS, "topic '%s' exists already in %s", k->name, dir);
+            rc = exists(k, dir);
         else if (e)
             rc = cx_fail_os(e, "topic '%s': linking %s", k->name, a->path);
     }
-    if (named) unlink(temp);
+    if (named) {
+        unlink(temp);
+        byte_lock(fd, CX_LIFE_BYTE, 1, F_UNLCK);
+    }
     return rc;
 }
 
-static bool same_file(int fd, const char *path)
-{
-    struct stat mine, named;
-    return fstat(fd, &mine) == 0 && lstat(path, &named) == 0 && mine.st_dev == named.st_dev && mine.st_ino == named.st_ino;
-}
-
 /* Nobody attached, nobody attaching, and nobody can until it is unlocked or closed; in one step. 0 or errno. */
-static int lock_all(int fd) { return byte_lock(fd, CX_LIFE_BYTE, 1 + MAX_PROCS, F_WRLCK); }
-static void unlock_all(int fd) { byte_lock(fd, CX_LIFE_BYTE, 1 + MAX_PROCS, F_UNLCK); }
+int cx_lock_all(int fd) { return byte_lock(fd, CX_LIFE_BYTE, 1 + MAX_PROCS, F_WRLCK); }
+void cx_unlock_all(int fd) { byte_lock(fd, CX_LIFE_BYTE, 1 + MAX_PROCS, F_UNLCK); }
 
 /* Takes the name away, then tells those who still have the file, if it is a topic. 0 or errno. */
-static int remove_name(int fd, const char *path)
+int cx_remove_name(int fd, const char *path)
 {
     uint32_t one = 1;
     char magic[8];
@@ -297,12 +368,12 @@ static int remove_name(int fd, const char *path)
 
 static void leave(cx_att *a)
 {
-    unlock_all(a->fd);
+    cx_unlock_all(a->fd);
     FAILPOINT("leave.released");
-    if (a->super.options & CX_OPT_SESSION && lock_all(a->fd) == 0) {
+    if (a->super.options & CX_OPT_SESSION && cx_lock_all(a->fd) == 0) {
         FAILPOINT("leave.alone");
-        if (same_file(a->fd, a->path)) remove_name(a->fd, a->path);
-        unlock_all(a->fd);
+        if (cx_same_file(a->fd, a->path)) cx_remove_name(a->fd, a->path);
+        cx_unlock_all(a->fd);
     }
     close(a->fd);
     a->fd = -1;
@@ -355,7 +426,7 @@ int cx_create(const cx_config *k, cx_att **out)
 
 /* -- attach ---------------------------------------------------------------------------------------------------------------------- */
 
-static int open_checked(const char *path, int *out, struct stat *st)
+int cx_open_checked(const char *path, int *out, struct stat *st)
 {
     int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0 && errno == ENOENT) return cx_fail(CX_ENOTOPIC, "%s does not exist; create the topic or start what publishes it", path);
@@ -369,6 +440,22 @@ static int open_checked(const char *path, int *out, struct stat *st)
     }
     *out = fd;
     return CX_OK;
+}
+
+static bool half_reset(int fd)
+{
+    uint64_t state;
+    return pread(fd, &state, sizeof state, 4096 + offsetof(cx_control, state)) == sizeof state && (state & CX_STATE_RESETTING);
+}
+
+/* Forgets what is in a topic that nobody alive is attached to; a topic that is in use stays as it is. */
+static int forget(cx_att *a)
+{
+    if (cx_lock_all(a->fd) != 0) return CX_OK; /* in use, or another one is just forgetting it */
+    int rc = map(a);
+    if (rc == CX_OK) reset(a);
+    cx_unlock_all(a->fd);
+    return rc;
 }
 
 /* Holds the lifecycle byte shared. CX_WAIT: a removal is under way or was faster, look again. */
@@ -385,11 +472,11 @@ static int lock_life(int fd, const char *path)
     struct stat st;
     uint32_t retired = 0;
     bool told = pread(fd, &retired, sizeof retired, CX_RETIRED_AT) == sizeof retired && retired;
-    if (fstat(fd, &st) != 0 || st.st_nlink == 0) return CX_WAIT;
+    if (fstat(fd, &st) != 0 || st.st_nlink == 0 || half_reset(fd)) return CX_WAIT;
     return told ? cx_fail(CX_ECORRUPT, "%s is marked as removed and still has a name; remove the topic", path) : CX_OK;
 }
 
-static int attach_new(const char *path, int fd, const struct stat *st, cx_att **out)
+static int attach_new(const char *path, int fd, const struct stat *st, bool fresh, cx_att **out)
 {
     cx_att *a = calloc(1, sizeof *a);
     if (!a) {
@@ -406,8 +493,9 @@ static int attach_new(const char *path, int fd, const struct stat *st, cx_att **
         abandon(a); /* not known to be a topic: nothing is touched, not even where it says it is one of a session */
         return rc;
     }
-    rc = lock_life(fd, path);
-    if (rc == CX_OK) rc = map(a);
+    if (fresh || half_reset(fd)) rc = forget(a);
+    if (rc == CX_OK) rc = lock_life(fd, path);
+    if (rc == CX_OK && !a->meta) rc = map(a);
     if (rc == CX_OK) rc = take_slot(a);
     FAILPOINT("attach.decided");
     if (rc != CX_OK) {
@@ -435,13 +523,13 @@ static int attach_new(const char *path, int fd, const struct stat *st, cx_att **
     return CX_OK;
 }
 
-int cx_attach(const char *path, cx_att **out)
+static int attach(const char *path, bool fresh, cx_att **out)
 {
     pthread_once(&registry_once, registry_start);
     for (int attempt = 0;; attempt++) {
         int fd = -1;
         struct stat st;
-        int rc = open_checked(path, &fd, &st);
+        int rc = cx_open_checked(path, &fd, &st);
         if (rc != CX_OK) return rc;
         pthread_mutex_lock(&registry_lock);
         cx_att *a = registry;
@@ -452,7 +540,7 @@ int cx_attach(const char *path, cx_att **out)
             close(fd);
             *out = a;
         } else {
-            rc = attach_new(path, fd, &st, out);
+            rc = attach_new(path, fd, &st, fresh, out);
         }
         pthread_mutex_unlock(&registry_lock);
         if (rc != CX_WAIT) return rc;
@@ -460,7 +548,17 @@ int cx_attach(const char *path, cx_att **out)
     }
 }
 
+int cx_attach(const char *path, cx_att **out) { return attach(path, false, out); }
+int cx_attach_fresh(const char *path, cx_att **out) { return attach(path, true, out); }
+
 /* -- give back ------------------------------------------------------------------------------------------------------------------- */
+
+void cx_hold(cx_att *a)
+{
+    pthread_mutex_lock(&registry_lock);
+    a->users++;
+    pthread_mutex_unlock(&registry_lock);
+}
 
 void cx_detach(cx_att *a)
 {
@@ -487,13 +585,13 @@ int cx_unlink(const char *path, bool force)
 {
     int fd;
     struct stat st;
-    int rc = open_checked(path, &fd, &st);
+    int rc = cx_open_checked(path, &fd, &st);
     if (rc != CX_OK) return rc;
     /* Attached processes go on with the memory they have; newcomers do not find it. */
-    if (!force && lock_all(fd) != 0)
+    if (!force && cx_lock_all(fd) != 0)
         rc = cx_fail(CX_EBUSY, "%s is in use by a living process; close it there, or remove it with force", path);
-    else if (same_file(fd, path)) {
-        int e = remove_name(fd, path);
+    else if (cx_same_file(fd, path)) {
+        int e = cx_remove_name(fd, path);
         if (e && e != ENOENT) rc = cx_fail_os(e, "removing %s", path);
     }
     close(fd);

@@ -17,6 +17,8 @@ its journal, and the server kills what it started when it ends itself.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import select
@@ -131,9 +133,13 @@ class VictimServer:
         env = {**os.environ, "COMUX_RING_FAILPOINTS": "1", **(environment or {})}
         env.pop("COMUX_FAILPOINT", None)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "comux.testing.ring_faults"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+            [sys.executable, "-P", "-m", "comux.testing.ring_faults"],  # -P: not what lies in the working folder
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=env,
         )
         self._alive: set[int] = set()
+        self._asking = False
 
     def start(self, job: Job) -> int:
         """Fork a victim for ``job``; its pid."""
@@ -169,6 +175,20 @@ class VictimServer:
         """Every name the test build knows, each once."""
         return sorted(set(self._ask({"do": "failpoints"})["names"]))
 
+    def module(self) -> str:
+        """Path of the C module the victims run."""
+        return str(self._ask({"do": "module"})["path"])
+
+    def clear(self) -> None:
+        """After a test that was cut off: kill its victims and pass over the answer nobody waited for."""
+        for pid in self._alive:  # here, not by the server: it may be waiting for one of them
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self._asking:
+            self._answer()
+        self._ask({"do": "clear"})
+        self._alive.clear()
+
     def close(self) -> None:
         """Kill what still lives and end the server. Twice is fine."""
         if self._process.poll() is None and self._process.stdin:
@@ -184,10 +204,16 @@ class VictimServer:
         self.close()
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
         self._process.stdin.write(json.dumps(question).encode() + b"\n")
+        self._asking = True
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdin and self._process.stdout
         self._process.stdin.flush()
         line = self._process.stdout.readline()
+        self._asking = False
         if not line:
             raise RuntimeError(f"the victim server died with code {self._process.wait(10)}")
         answer: dict[str, Any] = json.loads(line)
@@ -254,18 +280,36 @@ def _start(job: dict[str, Any], children: set[int]) -> dict[str, Any]:
     return {"pid": pid}
 
 
-def _serve() -> None:
-    from comux import ring
-    from comux.testing import ring_scenarios
+def _clear(children: set[int]) -> dict[str, Any]:
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    children.clear()
+    return {}
 
-    assert ring_scenarios.SCENARIOS
+
+def _serve() -> None:
+    import hashlib
+    import socket
+
+    import numpy
+
+    from comux import ring
+    from comux.ring import handles, log, native
+    from comux.testing import ring_roles, ring_scenarios
+
+    # Everything a victim needs is imported here, once: numpy alone took each of them a tenth of a second.
+    assert all((hashlib, socket, numpy, handles, log, native, ring_scenarios.SCENARIOS, ring_roles.ROLES))
+    gc.freeze()  # else the first collection in a victim writes to, and so copies, every page that it shares with us
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     children: set[int] = set()
     answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "start": lambda q: _start(q["job"], children),
         "wait": lambda q: _wait(q["pid"], q["timeout"]),
         "wait any": lambda q: _wait_any(q["timeout"], children),
+        "clear": lambda q: _clear(children),
         "failpoints": lambda q: {"names": list(ring.failpoints())},
+        "module": lambda q: {"path": native.core.__file__},
     }
     for line in sys.stdin:
         question = json.loads(line)
@@ -273,9 +317,7 @@ def _serve() -> None:
         if question["do"] == "wait":
             children.discard(question["pid"])
         os.write(1, json.dumps(answer).encode() + b"\n")
-    for pid in children:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    _clear(children)
 
 
 if __name__ == "__main__":

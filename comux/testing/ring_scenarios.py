@@ -199,11 +199,51 @@ def hold(c: Context) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def look(c: Context) -> None:
+    """Look at records in place without a group, holding every view; then die."""
+    reader = c.attach().reader(start="beginning", name="victim")
+    c.arm()
+    held = reader.poll_many(c.options.get("count", 2), 0)
+    assert held
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def poison(c: Context) -> None:
+    """Take and acknowledge until nothing is left, and die over the record with the sequence number ``poison``."""
+    member = c.attach().member("g", name="victim")
+    c.arm()
+    while (lease := c.take(member)) is not None:
+        if read_payload(lease.bytes()) == c.options["poison"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        c.ack(lease)
+
+
+def pause(c: Context) -> None:
+    """Pause the topic, or the group that is named."""
+    topic = c.attach()
+    c.arm()
+    topic.pause(c.options.get("group"))
+
+
+def ack_batch(c: Context) -> None:
+    """Take a batch of ``count`` and acknowledge it."""
+    batch = c.attach().member("g", name="victim").take_many(c.options["count"], 0)
+    c.arm()
+    batch.ack()
+
+
+def claim_stale(c: Context) -> None:
+    """Claim whatever the group's members hold."""
+    topic = c.attach()
+    c.arm()
+    topic.claim_stale("g", 0.0)
+
+
 def wait_member(c: Context) -> None:
     """Wait in a take for what does not come."""
     member = c.attach().member("g", name="victim")
     c.arm()
-    c.take(member, 5.0)
+    c.take(member, float(c.options.get("timeout", 5.0)))
 
 
 def close_member(c: Context) -> None:
@@ -249,6 +289,12 @@ def to_the_end(c: Context) -> None:
         c.journal.note("end")
 
 
+def reset(c: Context) -> None:
+    """Attach without a past."""
+    c.arm()
+    ring.attach(c.job["topic"], directory=Path(c.job["directory"]), on_stale="reset").close()
+
+
 def leave(c: Context) -> None:
     """Attach and close cleanly; where there is a FIFO ``go``, all who read it leave when its last writer closes it."""
     attached = c.attach()
@@ -278,6 +324,11 @@ SCENARIOS: dict[str, Callable[[Context], None]] = {
         give_back,
         take_returned,
         hold,
+        look,
+        poison,
+        claim_stale,
+        ack_batch,
+        pause,
         wait_member,
         close_member,
         attach,
@@ -285,6 +336,7 @@ SCENARIOS: dict[str, Callable[[Context], None]] = {
         create,
         to_the_end,
         leave,
+        reset,
     )
 }
 

@@ -248,6 +248,20 @@ class ReadingContract(ContractBase):
                 producer.send(np.zeros(3, "<i4")).result(WAIT)
             assert not record.valid()
 
+    def test_t5_views_of_a_pool_hold_as_long_as_they_are_held(self, broker: Broker) -> None:
+        topic = self.make(broker, records=4, dtype="<i4", shape=(3,), layout="pool")
+        assert broker.topic(topic).spec.layout == "pool"
+        if self.absent(broker, "views", lambda: broker.consumer(topic, views=True)):
+            return
+        with broker.producer(topic) as producer, broker.consumer(topic, start="beginning", views=True) as consumer:
+            producer.send(np.array([1, 2, 3], "<i4"), headers=[("a", b"b")], key=b"k").result(WAIT)
+            record = take(consumer, 1)[0]
+            for _ in range(20):
+                producer.send(np.zeros(3, "<i4")).result(WAIT)
+            assert record.valid()
+            assert record.value.tolist() == [1, 2, 3] and not record.value.flags.writeable
+            assert (record.key, record.headers) == (b"k", (("a", b"b"),))
+
     def test_t5_copies_stay_valid(self, broker: Broker) -> None:
         topic = self.make(broker, records=2)
         with broker.consumer(topic, start="beginning") as consumer:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from comux.dead_letters import dead_letter_topic
 from comux.errors import ConfigError, EndOfStream, StaleLeaseError, TopicBusyError, UnsupportedError, WaitTimeoutError
 from comux.records import KEYFRAME, Record
 from comux.transport import Broker, Consumer, TopicSpec
@@ -262,6 +265,192 @@ class SharingContract(ContractBase):
             assert values(take(consumer, 1)) == [b"0"]
         with pytest.raises(ConfigError, match="other"):
             broker.delete_group(topic, "other")
+
+    # -- dead letters ----------------------------------------------------------------------------------------------
+
+    def test_t4_a_record_that_is_never_acknowledged_becomes_a_dead_letter(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        if self.absent(broker, "dead_letters", lambda: broker.consumer(topic, group="g", max_deliveries=2)):
+            broker.consumer(topic, group="g", max_deliveries=0).close()  # for ever, which is what it does
+            return
+        with broker.producer(topic) as producer:
+            producer.send(b"poison", key=b"k", headers=[("h", b"1"), ("h", None)], flags=KEYFRAME, timestamp_ns=7)
+        with broker.consumer(topic, group="g", start="beginning", max_deliveries=2) as consumer:
+            for count in (1, 2):
+                record = take(consumer, 1)[0]
+                assert record.delivery_count == count
+                consumer.nack(record)
+            self.fill(broker, topic, 1)
+            assert values(take(consumer, 1)) == [b"0"]
+            consumer.commit()
+            account = consumer.account()
+            assert account.balanced
+            assert (account.delivered, account.dropped) == (1, {"returned": 2, "dead_letter": 1})
+        group = broker.groups(topic)[0]
+        assert (group.committed, group.dead_letters, group.max_deliveries) == (record.offset + 2, 1, 2)
+        with broker.consumer(dead_letter_topic(topic, "g"), start="beginning") as consumer:
+            letter = take(consumer, 1)[0]
+            assert consumer.poll(0) == []
+        assert (letter.value, letter.key, letter.timestamp_ns, letter.keyframe) == (b"poison", b"k", 7, True)
+        assert letter.headers[:2] == (("h", b"1"), ("h", None))
+        assert json.loads(letter.header("comux-dead-source") or b"") == [topic, 0, record.offset]
+        assert letter.header("comux-dead-group") == b"g"
+        assert letter.header("comux-dead-deliveries") == b"2"
+        assert b"never acknowledged" in (letter.header("comux-dead-reason") or b"")
+
+    def test_t4_how_often_a_record_comes_is_the_topics_unless_the_group_says(self, broker: Broker) -> None:
+        topic = self.make(broker, max_deliveries=1)
+        if not broker.capabilities.dead_letters:
+            return
+        assert broker.topic(topic).spec.max_deliveries == 1
+        self.fill(broker, topic, 2)
+        with (
+            broker.consumer(topic, group="usual", start="beginning") as usual,
+            broker.consumer(topic, group="more", start="beginning", max_deliveries=0) as more,
+        ):
+            for consumer in (usual, more):
+                consumer.nack(take(consumer, 1)[0])
+            assert values(take(usual, 1)) == [b"1"]
+            assert sorted(map(int, values(take(more, 2)))) == [0, 1]
+        for wrong in (-1, True, 10**6):
+            with pytest.raises(ConfigError, match="max_deliveries"):
+                broker.consumer(topic, group="usual", max_deliveries=wrong)
+        with pytest.raises(ConfigError, match="max_deliveries"):
+            broker.consumer(topic, max_deliveries=3)
+
+    def test_t4_a_dead_letter_without_room_stays_in_its_group(self, broker: Broker) -> None:
+        topic = self.make(broker, max_deliveries=1)
+        if not broker.capabilities.dead_letters:
+            return
+        self.make(broker, name=dead_letter_topic(topic, "g"), records=1)
+        self.fill(broker, dead_letter_topic(topic, "g"), 1, first=99)
+        with (
+            broker.consumer(dead_letter_topic(topic, "g"), group="reader", start="beginning") as reader,
+            broker.consumer(topic, group="g", start="beginning") as consumer,
+        ):
+            self.fill(broker, topic, 1)
+            consumer.nack(take(consumer, 1)[0])
+            with pytest.raises(WaitTimeoutError, match="dead"):
+                consumer.poll(0)
+            assert values(take(reader, 1)) == [b"99"]
+            reader.commit()
+            assert consumer.poll(0) == []
+            assert values(take(reader, 1)) == [b"0"]
+            assert consumer.account().balanced
+
+    # -- members that hang -----------------------------------------------------------------------------------------
+
+    def test_t4_what_a_member_holds_too_long_is_named_and_claimed(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        if self.absent(broker, "record_sharing", lambda: broker.claim_stale(topic, "g", 1.0)):
+            return
+        self.fill(broker, topic, 3)
+        with (
+            broker.consumer(topic, group="g", start="beginning", name="slow", views=True) as slow,
+            broker.consumer(topic, group="g") as quick,
+        ):
+            records = take(slow, 3)
+            slow.ack(records[2])
+            (holder,) = broker.groups(topic)[0].holders
+            assert (holder.name, holder.pid, holder.held, holder.oldest) == ("slow", os.getpid(), 2, records[0].offset)
+            assert broker.claim_stale(topic, "g", 3600.0) == []
+            eventually(lambda: broker.groups(topic)[0].holders[0].held_s > 0.02)
+            claimed = broker.claim_stale(topic, "g", 0.01)
+            assert [one.offset for one in claimed] == [record.offset for record in records[:2]]
+            assert all((one.name, one.pid) == ("slow", os.getpid()) and one.held_s >= 0.01 for one in claimed)
+            assert broker.groups(topic)[0].holders == ()
+            again = take(quick, 2)
+            assert all(record.redelivered for record in again)
+            with pytest.raises(StaleLeaseError):
+                slow.ack(records[0])
+            self.fill(broker, topic, 1, first=3)
+            quick.commit()
+            for record in slow.poll(0) or take(quick, 1):
+                assert record.value == b"3"
+            with pytest.raises(StaleLeaseError):
+                slow.commit()  # the other one, after everything else
+            slow.commit()
+            quick.commit()
+            for consumer in (slow, quick):
+                assert consumer.account().balanced
+                assert consumer.account().held_total == 0
+            assert slow.account().dropped == {"claimed": 2}
+            assert broker.groups(topic)[0].lag == 0
+        with pytest.raises(ConfigError, match="nobody"):
+            broker.claim_stale(topic, "nobody", 1.0)
+        with pytest.raises(ConfigError, match="min_idle"):
+            broker.claim_stale(topic, "g", -1.0)
+
+    # -- paused for everybody ---------------------------------------------------------------------------------------
+
+    def test_t8_a_paused_topic_takes_nothing_until_it_is_resumed(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        if self.absent(broker, "pausing", lambda: broker.pause(topic)):
+            return
+        self.fill(broker, topic, 2)
+        assert not broker.topic(topic).paused
+        with broker.producer(topic) as producer, broker.consumer(topic, start="beginning") as consumer:
+            broker.pause(topic)
+            broker.pause(topic)
+            assert broker.topic(topic).paused
+            with pytest.raises(WaitTimeoutError, match="paused"):
+                producer.send(b"no", timeout=0)
+            with pytest.raises(WaitTimeoutError, match="paused"):
+                producer.send(b"no", timeout=0.05)
+            assert values(take(consumer, 2)) == [b"0", b"1"]
+            waiting = Background(lambda: producer.send(b"2", timeout=WAIT).result(WAIT))
+            linger()
+            broker.resume(topic)
+            assert waiting.result() is not None
+            broker.resume(topic)
+            assert not broker.topic(topic).paused
+            assert values(take(consumer, 1)) == [b"2"]
+            assert producer.account().balanced
+
+    @pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest"])
+    @pytest.mark.parametrize("writers", ["one", "many"])
+    def test_t8_where_a_paused_topic_drops_it_counts(self, broker: Broker, policy: Any, writers: Any) -> None:
+        if not broker.capabilities.pausing:
+            return
+        topic = self.make(broker, policy=policy, writers=writers)
+        with broker.producer(topic) as producer:
+            assert producer.send(b"0").result(0) is not None
+            broker.pause(topic)
+            assert [producer.send(b"no").result(0) for _ in range(3)] == [None] * 3
+            assert producer.claim(4) is None
+            broker.resume(topic)
+            assert producer.send(b"1").result(0) is not None
+            account = producer.account()
+            assert account.balanced
+            assert (account.delivered, account.dropped) == (2, {"drop_newest": 4})
+
+    def test_t8_a_paused_group_is_handed_nothing_until_it_is_resumed(self, broker: Broker) -> None:
+        topic = self.make(broker)
+        if not broker.capabilities.pausing:
+            return
+        self.fill(broker, topic, 4)
+        with (
+            broker.consumer(topic, group="g", start="beginning") as a,
+            broker.consumer(topic, group="g") as b,
+            broker.consumer(topic, group="other", start="beginning") as other,
+        ):
+            first = take(a, 1)[0]  # and it may have fetched more than it handed out
+            broker.pause(topic, "g")
+            assert {info.name: info.paused for info in broker.groups(topic)} == {"g": True, "other": False}
+            assert a.poll(0, 10) == b.poll(0, 10) == []
+            a.ack(first)
+            assert values(take(other, 4)) == [b"0", b"1", b"2", b"3"]
+            waiting = Background(lambda: b.poll(WAIT))
+            linger()
+            self.fill(broker, topic, 1, first=4)
+            assert a.poll(0.05) == []
+            broker.resume(topic, "g")
+            got = waiting.result()
+            while len(got) < 4:
+                got += a.poll(0) or b.poll(0)
+            assert sorted(map(int, values(got))) == [1, 2, 3, 4]
+        with pytest.raises(ConfigError, match="nobody"):
+            broker.pause(topic, "nobody")
 
     # -- gating ----------------------------------------------------------------------------------------------------
 

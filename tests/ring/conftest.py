@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,12 +27,18 @@ def ring_dir(_private_shared_memory: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def victims() -> Iterator[object]:
-    """The process victims are forked from."""
+def _victim_server() -> Iterator[Any]:
     from comux.testing.ring_faults import VictimServer
 
     with VictimServer() as server:
         yield server
+
+
+@pytest.fixture()
+def victims(_victim_server: Any) -> Iterator[Any]:
+    """The process victims are forked from; a test that is cut off leaves none of them at work."""
+    yield _victim_server
+    _victim_server.clear()
 
 
 @pytest.fixture()

@@ -1127,7 +1127,7 @@ def test_what_is_no_topic_of_this_version_is_refused(folder: Path) -> None:
     with pytest.raises(LayoutMismatchError, match="magic"):
         ring.attach("t")
     damaged(8, b"\x63\x00")
-    with pytest.raises(LayoutMismatchError, match=r"layout 99\.0"):
+    with pytest.raises(LayoutMismatchError, match=r"layout 99\.\d"):
         ring.attach("t")
     damaged(75, b"\x01")
     with pytest.raises(TopicCorruptError, match="checksum"):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +26,20 @@ from typing import Any
 import pytest
 
 from comux import ring
-from comux.errors import EndOfStream, WaitTimeoutError
+from comux.errors import EndOfStream, LayoutMismatchError, WaitTimeoutError
 from comux.testing.ring_faults import Death, Job, VictimServer, payload, read_journal, read_payload
 
 SIZE = 64
 MANY, ONE = ("many",), ("one",)
 BOTH = (*MANY, *ONE)
 KINDS = ("variable", "fixed")
+POOL = ("pool",)
+ALL = (*KINDS, *POOL)
+SHAPES: dict[str, dict[str, Any]] = {
+    "variable": {"data_bytes": 65536},
+    "fixed": {"dtype": "u1", "shape": (SIZE,)},
+    "pool": {"dtype": "u1", "shape": (SIZE,), "layout": "pool", "pins": 2},
+}
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,10 @@ class Row:
     options: tuple[tuple[str, Any], ...] = ()
     end: str = "explicit"
     ended: bool | None = None
+    grace: float = 10.0
 
 
-LONG = (("count", 1_000_000),)
+LONG = (("count", 100_000_000),)
 TABLE = (
     Row("creating: before link", "create.before_link", "create", nths=(1,), options=(("fresh", "fresh"),)),
     Row("attaching: byte locked", "attach.byte_locked", "attach", "records", nths=(1,)),
@@ -89,10 +98,17 @@ TABLE = (
     Row("lock: after exchange, before the wake", "lock.after_unlock", "produce", writers=ONE, nths=(1,), put="never"),
     Row("lock: while asleep", "lock.asleep", "attach", "lock stopped", nths=(1,)),
     Row("lock: stolen from the dead", "lock.stolen", "attach", "lock left", nths=(1,)),
-    Row("claim: after tail", "claim.after_tail", "produce", "free", put="never", options=(("count", 24),)),
-    Row("claim: before head", "claim.before_head", "produce", writers=MANY, put="never"),
-    Row("claim: after head, before data_head", "claim.after_head", "produce", writers=MANY, put="never"),
-    Row("filling the payload", "put.filling", "produce", put="never"),
+    Row("claim: after tail", "claim.after_tail", "produce", "free", kinds=ALL, put="never", options=(("count", 24),)),
+    Row("claim: before head", "claim.before_head", "produce", writers=MANY, kinds=ALL, put="never"),
+    Row("claim: after head, before data_head", "claim.after_head", "produce", writers=MANY, kinds=ALL, put="never"),
+    Row("filling the payload", "put.filling", "produce", kinds=ALL, put="never"),
+    Row(
+        "pool: slots given back", "pool.reclaimed", "produce", "free", kinds=POOL, put="never", options=(("count", 24),)
+    ),
+    Row("pool: lists half computed", "pool.rebuilding", "attach", "records", MANY, POOL, (1,)),
+    Row("pool: lists half computed", "pool.rebuilding", "open_producer", "records", ONE, POOL, (1,), put="never"),
+    Row("pin: taken, not yet known to hold", "pin.taken", "look", "records", kinds=POOL),
+    Row("pins held", None, "look", "records", kinds=POOL, nths=(1,)),
     Row("filling a run", "put_many.filling", "produce_many", nths=(1,), put="never"),
     Row("filling a claim: just opened", "claim.open", "abort", put="either"),
     Row("filling a claim: half written", None, "fill", nths=(1,), put="never"),
@@ -135,6 +151,24 @@ TABLE = (
         put="never",
         options=(("count", 24),),
     ),
+    Row(
+        "suspended group left behind: after word",
+        "drop.after_word",
+        "produce",
+        "unattended",
+        put="never",
+        options=(("count", 24),),
+        grace=0.0,
+    ),
+    Row(
+        "suspended group left behind: after next",
+        "drop.after_next",
+        "produce",
+        "unattended",
+        put="never",
+        options=(("count", 24),),
+        grace=0.0,
+    ),
     Row("waiting: producer registered", "wait.space_registered", "produce", "full", put="never"),
     Row("end: before the flag", "end.before_flag", "end", nths=(1,), ended=False),
     Row("end: after the flag", "end.after_flag", "end", nths=(1,), ended=True),
@@ -169,6 +203,8 @@ TABLE = (
     ),
     Row("wake-up of producers", "wake.space", "consume", "producer asleep", nths=(1,), options=(("timeout", 5.0),)),
     Row("nack: after state, before nred", "nack.after_word", "give_back", "records"),
+    Row("waiting: nothing found, not yet registered", "take.nothing", "wait_member", nths=(1,)),
+    Row("waiting: woken, dies before taking", "lock.held", "wait_member", nths=(2,)),
     Row("waiting: member registered", "wait.member_registered", "wait_member", nths=(1, 2)),
     Row("detach: member, words released", "close.member_words", "close_member", "records", nths=(1,)),
     Row("detach: member, words half released", "reap.word", "close_member", "records"),
@@ -205,9 +241,16 @@ class Stage:
 
     def __init__(self, row: Row, writers: str, kind: str, place: Path, server: VictimServer, wait_until: Any) -> None:
         self.row, self.place, self.server, self.wait_until = row, place, server, wait_until
-        shape: dict[str, Any] = {"dtype": "u1", "shape": (SIZE,)} if kind == "fixed" else {"data_bytes": 65536}
         spec = ring.RingSpec(
-            "t", slots=8, policy=row.policy, writers=writers, end=row.end, max_procs=8, max_ports=16, **shape
+            "t",
+            slots=8,
+            policy=row.policy,
+            writers=writers,
+            end=row.end,
+            group_grace=row.grace,
+            max_procs=8,
+            max_ports=16,
+            **SHAPES[kind],
         )
         self.ring = ring.create(spec, directory=place)
         self.reader = self.ring.reader(start="beginning", on_end="wait")
@@ -265,7 +308,7 @@ class Stage:
         assert death.signal == signal.SIGKILL, (death, read_journal(self.place / "helper.journal"))
 
     def prepare(self) -> None:
-        if self.row.before not in ("free", "reader asleep"):
+        if self.row.before not in ("free", "reader asleep", "unattended"):
             self.member = self.ring.member("g", start="beginning", on_end="wait")
         BEFORE[self.row.before](self)
 
@@ -452,6 +495,12 @@ def _before_prefetched(stage: Stage) -> None:
         stage.accept(lease)
 
 
+def _before_unattended(stage: Stage) -> None:
+    """A group that nobody attends holds the writer back until it is suspended, at once here."""
+    stage.ring.member("left", start="beginning", on_end="wait").close()
+    stage.records()
+
+
 def _before_ended(stage: Stage) -> None:
     with stage.ring.producer("survivor") as producer:
         stage.put(producer, 2)
@@ -479,6 +528,14 @@ def _before_lock_stopped(stage: Stage) -> None:
     stage.wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the lock's owner stands still")
 
 
+def _before_reader_asleep(stage: Stage) -> None:
+    """It has said so in ``pub_ec``: one that comes after the first record may run behind the writer for ever."""
+    stage.run_in_thread(stage.poll_until_told)
+    at = 4096 + 512  # the control block, its line of what a publisher looks at
+    with stage.ring.path.open("rb", buffering=0) as file:
+        stage.wait_until(lambda: os.pread(file.fileno(), 1, at)[0] & 1, "the reader says that it sleeps", 60.0)
+
+
 BEFORE: dict[str, Callable[[Stage], None]] = {
     "gated": lambda stage: None,
     "free": lambda stage: None,
@@ -488,12 +545,13 @@ BEFORE: dict[str, Callable[[Stage], None]] = {
     "returned": _before_returned,
     "prefetched": _before_prefetched,
     "ended": _before_ended,
+    "unattended": _before_unattended,
     "claims left": _before_claims_left,
     "records left": _before_records_left,
     "lock left": lambda stage: stage.helper_dies("produce", "lock.held", seq=500),
     "lock stopped": _before_lock_stopped,
     "member asleep": lambda stage: stage.run_in_thread(stage.consume_until_told),
-    "reader asleep": lambda stage: stage.run_in_thread(stage.poll_until_told),
+    "reader asleep": _before_reader_asleep,
     "producer asleep": lambda stage: stage.run_in_thread(stage.produce_until_told),
 }
 
@@ -514,11 +572,57 @@ def test_survivors_go_on(
 
 
 LAST_LEAVES = {"leave.alone", "leave.unlinked"}  # no survivor there to look: test_ring_leaving.py
+LETTERS = {"take.spent", "bury.copied", "bury.before_word", "bury.after_word", "bury.counted"}  # _dead_letters.py
+CLAIMS = {"claim_stale.after_word", "claim_stale.before_wake"}  # test_ring_slow_members.py
+PAUSES = {"pause.topic", "pause.group"}  # test_ring_pause.py
+RESETS = {"reset.begun", "reset.half", "reset.done"}  # test_ring_segments.py
+RUNS = {"ack.run_words"}  # test_ring_slow_members.py
 
 
 @pytest.mark.core
 def test_the_table_has_every_place_the_code_names(victims: VictimServer) -> None:
-    assert {row.failpoint for row in TABLE} - {None} | LAST_LEAVES == set(victims.failpoints())
+    assert {row.failpoint for row in TABLE} - {None} | LAST_LEAVES | LETTERS | CLAIMS | PAUSES | RESETS | RUNS == set(
+        victims.failpoints()
+    )
+
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "ring.md"
+
+
+@pytest.mark.core
+def test_the_documented_table_is_this_one() -> None:
+    """Each row of ``docs/explanation/ring.md`` is a test of the same name, here or where it says, and the other way."""
+    section = DOCUMENT.read_text().split("## What a crash leaves")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if "|" in line][2:]
+    assert rows and all(len(row) == 4 and all(row) for row in rows)
+    here = {row[0]: row[1] for row in rows if "::" not in row[1]}
+    written: dict[str, list[str]] = {}
+    for row in TABLE:
+        written.setdefault(row.name, []).append(row.failpoint or "in the middle")
+    assert here == {name: ", ".join(dict.fromkeys(f"`{place}`" for place in at)) for name, at in written.items()}
+    for name, test, *_ in rows:
+        if "::" in test:
+            file, function = test.strip("`").split("::")
+            assert f"\ndef {function}(" in (Path(__file__).parent / file).read_text(), f"{name}: there is no {test}"
+
+
+@pytest.mark.core
+def test_a_topic_of_an_earlier_boot_is_never_resumed(ring_dir: Path) -> None:
+    """Shared memory does not outlast a boot, a directory on disk does: opening is refused, creating replaces it."""
+    spec = ring.RingSpec("t", slots=8, data_bytes=65536)
+    with ring.create(spec, directory=ring_dir) as r, r.producer() as p:
+        p.put(b"old")
+        path = r.path
+    superblock = bytearray(path.read_bytes()[:4032])
+    superblock[20:24] = bytes(4)
+    superblock[32:48] = bytes(16)  # boot_id
+    superblock[20:24] = zlib.crc32(superblock).to_bytes(4, "little")
+    with path.open("r+b") as file:
+        file.write(superblock)
+    with pytest.raises(LayoutMismatchError, match="before the last boot"):
+        ring.attach("t", directory=ring_dir)
+    with ring.create(spec, directory=ring_dir) as fresh, fresh.producer() as p:
+        assert p.put(b"new") == 0 and fresh.check() == []
 
 
 def test_a_topic_whose_creator_died_does_not_exist(ring_dir: Path, victims: VictimServer) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import pytest
 
 from comux import ring
 from comux.errors import ConfigError, LayoutMismatchError, TopicBusyError, TopicCorruptError, TopicExistsError
-from comux.testing.ring_faults import Job, VictimServer, read_journal
+from comux.testing.ring_faults import Job, VictimServer, payload, read_journal, read_payload
 
 DAMAGE = """
 from comux.errors import ComuxError
@@ -24,6 +27,7 @@ import itertools
 from comux.testing.ring_faults import payload
 kind, first_place, last_place, step = sys.argv[2], *map(int, sys.argv[3:6])
 shape = {"data_bytes": 65536} if kind == "variable" else {"dtype": "u1", "shape": (64,)}
+if kind == "pool": shape |= {"layout": "pool", "pins": 2}
 whole = ring.create(ring.RingSpec("whole", slots=8, max_groups=2, max_ports=8, max_procs=4, **shape), directory=PLACE)
 with whole.producer() as p, whole.member("g", start="beginning", durable=True) as m:
     for i in range(11):
@@ -80,19 +84,25 @@ signal.alarm(0)
 print(opened, refused)
 """
 # Where the parts of the segment DAMAGE makes lie: superblock, control, processes and ports, groups, then the rest.
+AFTER_GROUPS = 8192 + 4 * 128 + 8 * 256 + 2 * 384
 PARTS = [
     pytest.param(0, 4096, 23, id="superblock"),
     pytest.param(4096, 5120, 3, id="control", marks=pytest.mark.core),
     pytest.param(8192, 8192 + 4 * 128 + 8 * 256, 11, id="processes-and-ports"),
-    pytest.param(8192 + 4 * 128 + 8 * 256, 8192 + 4 * 128 + 8 * 256 + 2 * 384, 3, id="groups"),
-    pytest.param(
-        8192 + 4 * 128 + 8 * 256 + 2 * 384, 8192 + 4 * 128 + 8 * 256 + 2 * 384 + 3000, 5, id="words-descriptors"
+    pytest.param(AFTER_GROUPS - 2 * 384, AFTER_GROUPS, 3, id="groups"),
+    pytest.param(AFTER_GROUPS, AFTER_GROUPS + 3000, 5, id="words-descriptors"),
+]
+CASES = [
+    *(
+        pytest.param(*p.values, kind, id=f"{p.id}-{kind}", marks=p.marks)
+        for p in PARTS
+        for kind in ("variable", "fixed")
     ),
+    pytest.param(AFTER_GROUPS + 64 + 8 * 320, AFTER_GROUPS + 3600, 3, "pool", id="pool-pool", marks=pytest.mark.core),
 ]
 
 
-@pytest.mark.parametrize("kind", ["variable", "fixed"])
-@pytest.mark.parametrize(("first", "last", "step"), PARTS)
+@pytest.mark.parametrize(("first", "last", "step", "kind"), CASES)
 def test_damage_is_an_error_and_never_a_crash(
     first: int, last: int, step: int, kind: str, in_child: Callable[..., str]
 ) -> None:
@@ -226,9 +236,10 @@ time.sleep(60)
 class Holder:
     """A process that holds a record and a claim, and then does something to itself."""
 
-    def __init__(self, place: Path, then: str = "") -> None:
+    def __init__(self, place: Path, then: str = "", words: Sequence[str] = ()) -> None:
         code = HOLDER.format(then=textwrap.dedent(then))
-        self.process = subprocess.Popen([sys.executable, "-c", code, str(place)], stdout=subprocess.PIPE, text=True)
+        command = [*words, sys.executable, "-c", code, str(place)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout
         self.said = self.process.stdout.readline().split()
 
@@ -411,3 +422,189 @@ def test_a_killed_session_topic_is_collected(ring_dir: Path, in_child: Callable[
     assert ring.names(ring_dir) == ["gone", "kept"]
     assert ring.gc(ring_dir) == ["gone"]
     assert ring.names(ring_dir) == ["kept"]
+
+
+RAW_FORK = """
+    import ctypes, platform
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Past every fork handler: SYS_fork, or SYS_clone where there is none.
+    raw = (57,) if platform.machine() == "x86_64" else (220, signal.SIGCHLD, 0, 0, 0, 0)
+    child = libc.syscall(*raw)
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    print("ready", child, flush=True)
+"""
+
+
+def test_a_dead_parent_is_found_though_a_child_without_our_handler_keeps_its_lock(
+    topic: ring.Ring, ring_dir: Path, wait_until: Any
+) -> None:
+    """The byte stays locked, by a copy of the descriptor; who the slot names is gone all the same."""
+    with Holder(ring_dir, RAW_FORK) as holder:
+        child = int(holder.said[1])
+        try:
+            assert topic.reap() == 0 and not redelivered(topic)
+            holder.process.kill()
+            holder.process.wait(10)
+            assert Path(f"/proc/{child}/fd").exists(), "the child lives, with the descriptor"
+            wait_until(lambda: topic.reap() > 0, "the parent is dead although its byte is locked", 30)
+            assert redelivered(topic)
+        finally:
+            os.kill(child, signal.SIGKILL)
+    assert topic.check() == []
+
+
+def in_a_pid_namespace(*more: str) -> list[str]:
+    """Command words that start a program as the first of a PID namespace of its own; skips where none may be made."""
+    words = ["unshare", "-Upr", "--fork", "--kill-child", *more]
+    if shutil.which("unshare") is None or subprocess.run([*words, "true"], capture_output=True).returncode != 0:
+        pytest.skip(
+            "no unshare(1), or this system allows no user and PID namespaces: their death cannot be tested here"
+        )
+    return words
+
+
+@pytest.mark.parametrize("own_proc", [True, False], ids=["its own /proc", "the outer /proc"])
+def test_a_holder_in_a_pid_namespace_of_its_own_is_seen_and_its_death_too(
+    topic: ring.Ring, ring_dir: Path, wait_until: Any, own_proc: bool
+) -> None:
+    words = in_a_pid_namespace(*(["--mount-proc"] if own_proc else []))
+    with Holder(ring_dir, "print('ready', os.getpid(), flush=True)", words) as holder:
+        assert holder.said == ["ready", "1"], "it is the first of its namespace"
+        assert topic.reap() == 0 and not redelivered(topic)
+        assert {p.pid for p in topic.stats().ports} == {1}
+        holder.process.kill()
+        wait_until(lambda: topic.reap() == 2, "its death is seen from outside", 30)
+        assert redelivered(topic) and topic.check() == []
+
+
+@pytest.mark.parametrize("own_proc", [True, False], ids=["its own /proc", "the outer /proc"])
+def test_who_dies_in_a_pid_namespace_is_found_by_its_fellows_there(
+    topic: ring.Ring, ring_dir: Path, own_proc: bool
+) -> None:
+    """Also where /proc still shows the outer processes: their numbers say nothing about ours."""
+    words = in_a_pid_namespace(*(["--mount-proc"] if own_proc else []))
+    then = """
+        lease.nack(), claim.abort()
+        r.close()
+        def hold():
+            other = ring.attach("t", directory=sys.argv[1])
+            member = other.member("g")
+            lease = member.take(5)
+            os.write(writes, b"h")
+            signal.pause()
+        reads, writes = os.pipe()
+        child = os.fork()
+        if child == 0:
+            hold()
+        os.read(reads, 1)
+        here = ring.attach("t", directory=sys.argv[1])
+        alive = here.reap()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        print("ready", os.getpid(), alive, here.reap(), flush=True)
+    """
+    with Holder(ring_dir, then, words) as holder:
+        assert holder.said == ["ready", "1", "0", "1"]
+    assert redelivered(topic)
+
+
+# -- a topic without a past -------------------------------------------------------------------------------------------
+
+
+def test_a_stale_topic_is_resumed_or_reset_as_asked(ring_dir: Path) -> None:
+    spec = ring.RingSpec("t", slots=8, data_bytes=65536, first_offset=2**32 - 2)
+    with ring.create(spec, directory=ring_dir) as topic, topic.producer() as producer:
+        topic.member("g", durable=True).close()
+        producer.put_many([b"0", b"1", b"2"])
+        topic.pause("g")
+        with ring.attach("t", directory=ring_dir, on_stale="reset") as shared:  # this process is alive
+            assert shared.high_water == 2**32 + 1 and shared.epoch == 0
+    with ring.attach("t", directory=ring_dir, on_stale="resume") as topic:
+        assert topic.high_water == 2**32 + 1 and topic.groups()[0].name == "g"
+    with ring.attach("t", directory=ring_dir, on_stale="reset") as topic:
+        assert (topic.log_start, topic.high_water, topic.epoch, topic.ended) == (2**32 - 2, 2**32 - 2, 1, False)
+        assert topic.groups() == [] and topic.stats().committed == 0 and topic.check() == []
+        assert topic.record_at(2**32 - 1) is None and topic.observer().latest() is None
+        with topic.producer() as producer, topic.member("g", start="beginning") as member:
+            assert producer.put(b"new") == 2**32 - 2
+            lease = member.take(5)
+            assert (lease.bytes(), lease.epoch) == (b"new", 1)
+            lease.ack()
+        assert topic.check() == []
+    with ring.create(spec, directory=ring_dir, exist_ok=True, on_stale="reset") as topic:
+        assert topic.epoch == 2
+    with pytest.raises(ConfigError, match="on_stale"):
+        ring.attach("t", directory=ring_dir, on_stale="forget")  # type: ignore[arg-type]
+
+
+def test_a_topic_somebody_uses_is_not_reset(topic: ring.Ring, in_child: Callable[..., str]) -> None:
+    out = in_child("with ring.attach('t', directory=PLACE, on_stale='reset') as r: print(r.high_water, r.epoch)")
+    assert out.split() == ["1", "0"]
+
+
+@pytest.mark.parametrize("step", ["reset.begun", "reset.half", "reset.done"])
+def test_a_reset_that_was_killed_is_done_by_whoever_comes_next(
+    step: str, ring_dir: Path, victims: VictimServer
+) -> None:
+    with ring.create(ring.RingSpec("t", slots=8, data_bytes=65536), directory=ring_dir) as topic:
+        topic.member("g", durable=True).close()
+        with topic.producer() as producer:
+            producer.put_many([b"0", b"1"])
+    death = victims.run(Job("reset", "t", str(ring_dir), str(ring_dir / "journal"), step))
+    assert death.signal == signal.SIGKILL
+    with ring.attach("t", directory=ring_dir) as topic:
+        assert (topic.high_water, topic.epoch, topic.groups(), topic.check()) == (0, 1, [], [])
+        with topic.producer() as producer:
+            assert producer.put(b"new") == 0
+
+
+def test_a_pool_is_reset_with_its_slots_and_pins(ring_dir: Path, victims: VictimServer) -> None:
+    spec = ring.RingSpec("t", slots=4, dtype="u1", shape=(64,), layout="pool")
+    with ring.create(spec, directory=ring_dir) as topic, topic.producer() as producer:
+        for seq in range(6):
+            producer.put(payload(seq, 64))
+    job = Job("look", "t", str(ring_dir), str(ring_dir / "journal"), options={"count": 3})
+    assert victims.run(job).signal == signal.SIGKILL  # with its views pinned
+    with ring.attach("t", directory=ring_dir, on_stale="reset") as topic, topic.producer() as producer:
+        reader = topic.reader(start="beginning")
+        for seq in range(20):
+            assert producer.put(payload(seq, 64)) == seq
+            record = reader.copy(5)
+            assert record is not None and read_payload(bytes(record.value)) == seq
+        assert topic.check() == []
+
+
+# -- every field of the version --------------------------------------------------------------------------------------
+
+
+def test_each_field_that_says_whose_file_it_is_is_looked_at(ring_dir: Path) -> None:
+    """With a checksum that is right, so that it is the field itself that is refused."""
+    with ring.create(ring.RingSpec("t", slots=4, data_bytes=65536), directory=ring_dir) as r:
+        path, whole = r.path, bytearray(r.path.read_bytes())
+    cases: list[tuple[int, bytes, type[Exception] | None, str]] = [
+        (8, struct.pack("<H", 1), LayoutMismatchError, r"layout 1\.0, this comux reads"),
+        (10, struct.pack("<H", 7), None, ""),  # a later minor: fields more, where these have reserved room
+        (12, struct.pack(">I", 0x01020304), LayoutMismatchError, "layout"),
+        (16, struct.pack("<I", 8192), TopicCorruptError, "checksum"),
+        (24, struct.pack("<Q", 4096), TopicCorruptError, "size"),
+        (32, bytes(16), LayoutMismatchError, "before the last boot"),
+        (60, struct.pack("<I", 3000), LayoutMismatchError, "pages of 3000"),
+        (64, struct.pack("<H", 9), TopicCorruptError, "contradicts"),
+        (72, struct.pack("<Q", 2**25), TopicCorruptError, "contradicts"),
+        (104, struct.pack("<I", 300), TopicCorruptError, "contradicts"),
+        (152, struct.pack("<Q", 1 << 40), TopicCorruptError, "contradicts"),
+    ]
+    for at, field, error, words in cases:
+        data = bytearray(whole)
+        data[at : at + len(field)] = field
+        data[20:24] = bytes(4)
+        data[20:24] = struct.pack("<I", zlib.crc32(data[:4032]))
+        path.write_bytes(data)
+        if error is None:
+            ring.attach("t", directory=ring_dir).close()
+            continue
+        with pytest.raises(error, match=words):
+            ring.attach("t", directory=ring_dir)
+        assert path.read_bytes() == data, "a file that was refused was written to"

@@ -112,7 +112,9 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.place = Path(tempfile.mkdtemp(prefix="machine-", dir=ring.default_directory()))
-        spec = ring.RingSpec("t", slots=SLOTS, policy=self.policy, writers=self.writers, group_grace=3600, **self.shape)
+        spec = ring.RingSpec(
+            "t", slots=SLOTS, policy=self.policy, writers=self.writers, group_grace=3600, max_deliveries=0, **self.shape
+        )
         self.ring = ring.create(spec, directory=self.place)
         self.model = Model(self.policy)
         self.reader = self.ring.reader(start="beginning", on_end="wait")
@@ -121,8 +123,10 @@ class Machine(RuleBasedStateMachine):
         self.producer: Any = self.ring.producer()
         self.claims: list[tuple[Any, int, int]] = []
         self.leases: list[tuple[Any, Any, Group]] = []
+        self.views: list[tuple[Any, int]] = []
 
     def teardown(self) -> None:
+        self.views.clear()
         for _, lease, _ in self.leases:
             lease.release()
         for group in self.model.groups.values():
@@ -333,6 +337,20 @@ class Machine(RuleBasedStateMachine):
             assert record.skipped >= sum(s is not None for s in self.model.log[before:o])
             self.received += 1
 
+    @rule()
+    def look(self) -> None:
+        """A view of a pool is held; of a ring it is only looked at."""
+        view = self.reader.poll(0)
+        if view is not None:
+            self.received += 1
+            assert view.kept is (self.shape.get("layout") == "pool")
+            self.views += [(view, self.model.log[view.offset])] * view.kept
+
+    @precondition(lambda self: self.views)
+    @rule(at=st.integers(0, 7))
+    def look_away(self, at: int) -> None:
+        self.views.pop(at % len(self.views))
+
     @rule(where=st.sampled_from(["end", "beginning"]))
     def seek(self, where: str) -> None:
         if where == "end":
@@ -365,6 +383,7 @@ class Machine(RuleBasedStateMachine):
         assert max(0, len(model.log) - SLOTS) <= self.ring.log_start <= model.published
         account = self.reader.account()
         assert account.balanced
+        assert all(read_payload(bytes(view.buffer)) == seq for view, seq in self.views)
         assert {g.name for g in self.ring.groups()} == set(model.groups)
         for info in self.ring.groups():
             group = model.groups[info.name]
@@ -376,12 +395,15 @@ class Machine(RuleBasedStateMachine):
 
 
 VARIABLE, FIXED = {"data_bytes": 65536}, {"dtype": "u1", "shape": (SIZE,)}
+POOL = {**FIXED, "layout": "pool", "pins": 3, "look_back": 1}
 SHAPES = [
     pytest.param("wait", VARIABLE, "many", id="wait-variable-many", marks=pytest.mark.core),
     pytest.param("wait", FIXED, "one", id="wait-fixed-one", marks=pytest.mark.core),
     pytest.param("drop_oldest", VARIABLE, "one", id="drop_oldest-variable-one"),
     pytest.param("drop_oldest", FIXED, "many", id="drop_oldest-fixed-many"),
     pytest.param("drop_newest", VARIABLE, "many", id="drop_newest-variable-many"),
+    pytest.param("wait", POOL, "one", id="wait-pool-one"),
+    pytest.param("drop_oldest", POOL, "many", id="drop_oldest-pool-many"),
 ]
 
 

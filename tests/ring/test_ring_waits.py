@@ -16,7 +16,12 @@ import pytest
 
 from comux import ring
 from comux.errors import ClosedError, WaitTimeoutError
-from comux.testing.ring_faults import Job, VictimServer
+from comux.ring import spec as ring_spec
+from comux.testing.ring_faults import Job, VictimServer, payload, read_journal
+
+#: A busy wait takes all of its time on a processor, a sleeping one a few milliseconds: told apart with a wide margin,
+#: for the sleeping one on a machine that is slow or crowded (the benchmark says what waiting costs).
+BUSY = 0.4
 
 #: Calls that wait, on a topic in which nothing happens: ``empty`` has no records, ``full`` no room.
 CALLS = {
@@ -50,6 +55,59 @@ def setup(call: str, t: float | None, writers: str = "many") -> str:
     return f"WRITERS = {writers!r}\n" + SETUP.format(call=CALLS[call].format(t=t))
 
 
+@pytest.mark.core
+def test_a_record_published_between_look_and_registration_is_not_slept_through(
+    ring_dir: Path, victims: VictimServer, wait_until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one writer takes no lock: it may publish while a member that found nothing is about to register.
+
+    The member stands still just there; no heartbeat can help it, there is none for ten minutes.
+    """
+    monkeypatch.setattr(ring_spec, "HEARTBEAT_NS", 600 * 10**9)
+    spec = ring.RingSpec("t", slots=8, data_bytes=65536, writers="one")
+    with ring.create(spec, directory=ring_dir) as r, r.member("g") as idle, r.producer() as p:
+        p.put(payload(0))  # from here on the producer has room and needs no lock
+        lease = idle.take(0)
+        assert lease is not None
+        lease.ack()
+        journal = ring_dir / "journal"
+        options = {"timeout": 600}
+        job = Job("wait_member", "t", str(ring_dir), str(journal), "take.nothing", action="stop", options=options)
+        pid = victims.start(job)
+        stat = Path(f"/proc/{pid}/stat")
+        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the member stands still", 30)
+        p.put(payload(1))
+        os.kill(pid, signal.SIGCONT)
+        assert victims.wait(pid, 60).signal == 0
+        assert ("start", ["1", "1", "0"]) in read_journal(journal)
+
+
+@pytest.mark.core
+def test_a_producer_does_not_wait_for_the_ack_of_an_aborted_record(
+    ring_dir: Path, wait_until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two slots, a record and an aborted one: who wants both waits for the ack of the record alone."""
+    monkeypatch.setattr(ring_spec, "HEARTBEAT_NS", 600 * 10**9)
+    with ring.create(ring.RingSpec("t", slots=2, data_bytes=65536), directory=ring_dir) as r, r.producer() as p:
+        member = r.member("g")
+        p.put(b"record")
+        with pytest.raises(KeyError), p.claim(4):
+            raise KeyError
+        put: list[int | None] = []
+        thread = threading.Thread(target=lambda: put.append(p.put_many([b"a", b"b"], timeout=600)))
+        thread.start()
+        wait_until(lambda: r.stats().blocked_s > 0.2, "the producer waits", 30)
+        lease = member.take(0)
+        assert lease is not None and lease.offset == 0
+        lease.ack()  # and does not come back to take
+        thread.join(30)
+        stuck = thread.is_alive()
+        member.close()
+        p.close()
+        thread.join(30)
+        assert not stuck and put == [2]
+
+
 @pytest.mark.parametrize("call", CALLS)
 def test_waiting_costs_nothing_and_ends_in_time(call: str, in_child: Callable[..., str]) -> None:
     code = """
@@ -58,7 +116,7 @@ def test_waiting_costs_nothing_and_ends_in_time(call: str, in_child: Callable[..
         print(time.process_time() - cpu, time.monotonic() - began)
     """
     cpu, took = map(float, in_child(setup(call, 0.7) + textwrap.dedent(code)).split())
-    assert cpu < 0.02, f"{cpu:.3f} s of processor time in 0.7 s of waiting"
+    assert cpu < 0.7 * BUSY, f"{cpu:.3f} s of processor time in 0.7 s of waiting"
     assert 0.69 <= took < 3
 
 
@@ -79,7 +137,7 @@ def test_many_idle_topics_cost_nothing(in_child: Callable[..., str]) -> None:
         """
     )
     threads, together = map(float, out.split())
-    assert together < 0.02 and threads < 0.2
+    assert together < 1.0 * BUSY and threads < 1.5 * BUSY
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -235,3 +293,42 @@ def test_a_stopped_holder_of_the_lock_is_named_and_nothing_breaks(
         assert victims.wait(pid).code == 0
         assert p.put(b"x", timeout=5) == 6 and m.take(5) is not None
         assert r.stats().takeovers == 0 and r.check() == []
+
+
+WITHOUT_WAITV = """
+rings = [ring.create(ring.RingSpec(f"t{i}", slots=4, data_bytes=65536), directory=PLACE) for i in range(5)]
+handles = [r.reader() for r in rings[:3]] + [r.member("g") for r in rings[3:]]
+producers = [r.producer() for r in rings]
+cpu, began = time.process_time(), time.monotonic()
+assert ring.wait_any(handles, 0.7) == []
+print(time.process_time() - cpu, time.monotonic() - began)
+for handle, producer in zip(handles, producers):
+    threading.Timer(0.05, producer.put, (b"x",)).start()
+    assert ring.wait_any(handles, 20) == [handle]
+    if isinstance(handle, ring.Reader):
+        handle.poll(0)
+    else:
+        handle.take(0).ack()
+threading.Timer(0.05, handles[4].wakeup).start()
+assert ring.wait_any(handles, 20) == [handles[4]]
+assert handles[4].take(20) is None
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    ring.wait_any(handles, 20)
+except KeyboardInterrupt:
+    print("interrupted", [r.check() for r in rings])
+"""
+
+
+@pytest.mark.parametrize("waitv", [True, False], ids=["futex_waitv", "fallback"])
+def test_wait_any_with_and_without_futex_waitv(
+    waitv: bool, in_child: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels before 5.16, and filters that refuse the call: short sleeps on one word, the same answers."""
+    monkeypatch.setenv("COMUX_RING_FAILPOINTS", "1")
+    if not waitv:
+        monkeypatch.setenv("COMUX_NO_WAITV", "1")
+    times, said = in_child(WITHOUT_WAITV, timeout=60).splitlines()
+    cpu, took = map(float, times.split())
+    assert 0.69 <= took < 10 and cpu < 0.7 * BUSY
+    assert said == "interrupted [[], [], [], [], []]"

@@ -15,6 +15,8 @@ says who leads a partition.
   how statistics show an answer with an error), its id is asked for before anything of it is handed out. librdkafka
   waits longer after such an answer than statistics take to come. Also, ids are asked for every ``_IDS_S`` seconds.
 - *Positions* follow the records, and the ends of partitions that librdkafka tells (``enable.partition.eof``).
+- *What cannot be read* is fetched again and again, together with what lay before it, and librdkafka does not say where
+  it ends. kafka-python looks: rare enough for a client of its own. What came before is not handed out twice.
 - *Leaders* and connections are in its statistics, four times a second (``confluent_trouble``).
 
 **Waiting.** ``consume(n, timeout)`` waits until there are n records or the time is over. So one is waited for, and the
@@ -25,6 +27,7 @@ rest is what lies there already.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import time
@@ -42,10 +45,13 @@ from .confluent_options import library, make, properties
 from .confluent_trouble import Ear, as_kafka_error
 from .kafka_cluster import Cluster
 from .kafka_failures import Notes
+from .kafka_fetched import Unreadable
+from .kafka_reader import open_reader
 
 _log = logging.getLogger("comux.transport")
 
 _IDS_S: Final = 30.0
+_LOOK_S: Final = 5.0  # seconds that a look at what cannot be read may take, in the polling thread
 _MARK_S: Final = 1.0  # seconds a high-water mark is waited for, in the polling thread
 _STATISTICS_MS: Final = 250
 _GROUP: Final = "comux"  # librdkafka wants one; nothing is committed, and no group joined
@@ -94,8 +100,12 @@ class ConfluentReader:
         self._beginning: dict[TopicPartition, int] = {}  # where to, at the next poll
         self._paused: set[TopicPartition] = set()
         self._stuck: set[TopicPartition] = set()
+        self._gone: set[TopicPartition] = set()  # told to be out of range
         self._raising: deque[Exception] = deque()
         self._early: list[Any] = []  # came while nothing was to be fetched
+        self._arguments = arguments
+        self._notes = notes
+        self._unread: dict[TopicPartition, Exception] = {}
         self._marks: deque[tuple[TopicPartition, Callable[[int], None]]] = deque()
         self._leaders: dict[TopicPartition, int] | None = None  # none before the first statistics
         self._marked: set[TopicPartition] = set()  # had a high-water mark in the newest statistics
@@ -167,6 +177,9 @@ class ConfluentReader:
     def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
         if self._raising:
             raise self._raising.popleft()
+        if self._gone:  # records that came behind it count: told where the partition stands by now
+            gone, self._gone = self._gone & self._wanted, set()
+            raise kafka_errors.OffsetOutOfRangeError({there: self._positions.get(there, 0) for there in gone})
         self._begin()
         messages, self._early = self._early, []
         first = self._client.poll(0 if messages else timeout_ms / 1000)
@@ -177,20 +190,29 @@ class ConfluentReader:
         self._early = messages if self._ear.refused is not None else []
         self._raise_refusal()
         out: dict[TopicPartition, list[Any]] = {}
+        begins: dict[TopicPartition, int] = {}
         partition, records = None, []
         for message in messages:
             error = message.error()
             topic, number = message.topic(), message.partition()
             if error is not None:
+                there = TopicPartition(topic, number)
+                if out.get(there):  # the error lies behind these
+                    self._positions[there] = max(self._positions.get(there, 0), out[there][-1][3] + 1)
                 self._tell(error, message)
                 continue
             if partition is None or number != partition.partition or topic != partition.topic:
                 partition = TopicPartition(topic, number)
                 records = out.setdefault(partition, [])
+                begins.setdefault(partition, self._positions.get(partition, 0))
             records.append(_as_record(message, topic, number))
         for partition, records in out.items():
-            self._positions[partition] = records[-1][3] + 1
-        return out
+            position = begins[partition]
+            if records[0][3] < position or partition in self._unread:
+                records[:] = _ascending(records, position)
+            if records:
+                self._positions[partition] = max(self._positions.get(partition, 0), records[-1][3] + 1)
+        return {partition: records for partition, records in out.items() if records}
 
     def _raise_refusal(self) -> None:
         refused, self._ear.refused = self._ear.refused, None
@@ -211,16 +233,36 @@ class ConfluentReader:
             return
         if code in (kinds._AUTO_OFFSET_RESET, kinds.OFFSET_OUT_OF_RANGE):
             self._stuck.add(partition)
-            self._raising.append(kafka_errors.OffsetOutOfRangeError({partition: self._positions.get(partition, 0)}))
+            self._gone.add(partition)
         elif code == kinds._LOG_TRUNCATION:
             self._stuck.add(partition)
             self._raising.append(kafka_errors.LogTruncationError({partition: None}))
+        elif code in (kinds._BAD_MSG, kinds._BAD_COMPRESSION, kinds._NOT_IMPLEMENTED):
+            self._unread[partition] = as_kafka_error(error)
         elif code == kinds.TOPIC_AUTHORIZATION_FAILED:
             self._raising.append(kafka_errors.TopicAuthorizationFailedError({partition.topic}))
         elif isinstance(ours := as_kafka_error(error), kafka_errors.UnknownTopicOrPartitionError):
             self._ear.missing = True
         else:
             self._raising.append(ours)
+
+    def unreadable(self) -> list[tuple[TopicPartition, Unreadable]]:
+        unread, self._unread = self._unread, {}
+        there = {partition: self._positions[partition] for partition in unread if partition in self._assigned}
+        return [(p, self._look(p, offset) or Unreadable(offset, None, unread[p])) for p, offset in there.items()]
+
+    def _look(self, partition: TopicPartition, offset: int) -> Unreadable | None:
+        """What kafka-python says of records that librdkafka cannot read."""
+        try:
+            with contextlib.closing(open_reader(self._arguments, self._cluster.where, self._notes)) as reader:
+                reader.stand(partition, offset)
+                deadline = time.monotonic() + _LOOK_S
+                while time.monotonic() < deadline and not reader.poll(timeout_ms=50):
+                    for _, found in reader.unreadable():
+                        return found
+        except (ComuxError, kafka_errors.KafkaError) as error:
+            _log.debug("%s: topic %r: not looked into: %s", self._cluster.where, partition.topic, error)
+        return None
 
     # -- offsets ---------------------------------------------------------------------------------------------------
 
@@ -303,6 +345,16 @@ class ConfluentReader:
 
     def abandon(self) -> None:
         leak(self._client)
+
+
+def _ascending(records: list[Any], position: int) -> list[Any]:
+    """Those from ``position`` on, each once: what lay before something that could not be read came again with it."""
+    out = []
+    for record in records:
+        if record[3] >= position:
+            out.append(record)
+            position = record[3] + 1
+    return out
 
 
 def leak(client: Any) -> None:

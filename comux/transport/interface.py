@@ -28,17 +28,26 @@ managers, and raise ``ClosedError`` after ``close()``. Local groups gate the wri
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from comux.account import AccountSnapshot
 from comux.errors import ComuxError, UnsupportedError
 from comux.records import Headers, Record
+
+from .asynchronous import AsyncRecords
+from .facts import Capabilities as Capabilities
+from .facts import Claimed as Claimed
+from .facts import GroupInfo as GroupInfo
+from .facts import Holder as Holder
+from .facts import Policy as Policy
+from .facts import TopicInfo as TopicInfo
+from .facts import TopicSpec as TopicSpec
+from .facts import dtype_of as dtype_of
 
 Start = int | float | Literal["end", "beginning", "keyframe"] | Callable[[Record], bool]
 """Where a consumer without a committed position begins.
@@ -53,100 +62,6 @@ OnAssigned = Callable[[frozenset[str]], None]
 OnRevoked = Callable[[frozenset[str], bool], None]
 """Called with the topics that are no longer this member's, and whether others have them already; when it returns,
 nothing of them is worked on any more."""
-Policy = Literal["wait", "drop_oldest", "drop_newest"]
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What an engine can do. Asking for an absent one raises ``UnsupportedError`` with the capability's name.
-
-    ========================  =========  =========  =========
-    capability                shm        memory     kafka
-    ========================  =========  =========  =========
-    record_sharing            True       True       False
-    topic_sharing             False      False      True
-    views                     True       True       False
-    observer_without_reading  True       True       False
-    counted_end               True       True       False
-    gating                    True       True       False
-    exact_loss                True       True       False
-    dense_offsets             True       True       False
-    durable                   False      False      True
-    cross_process             True       False      True
-    timestamp_resolution_ns   1          1          1_000_000
-    ========================  =========  =========  =========
-    """
-
-    record_sharing: bool  #: members of a group share record by record; a dead member's go to another, ``redelivered``
-    topic_sharing: bool  #: ``membership``: the topics of a group are shared out among its members
-    views: bool  #: ``views=True``: zero-copy values
-    observer_without_reading: bool  #: ``observer`` looks at the newest record without being a consumer
-    counted_end: bool  #: the last of k producers' clean closes ends the stream (``TopicSpec.end="auto"``)
-    gating: bool  #: groups hold the writer back: ``policy`` and ``group_grace`` mean something
-    exact_loss: bool  #: ``skipped`` is exact; else at most
-    dense_offsets: bool  #: offsets have no holes
-    durable: bool  #: records survive the machine
-    cross_process: bool  #: handles in other processes see the same topics
-    timestamp_resolution_ns: int  #: 1 locally, 1_000_000 on Kafka
-
-
-@dataclass(frozen=True, slots=True)
-class TopicSpec:
-    """How a topic is made. Engines ignore what they have no use for, and say so in their docs.
-
-    Attributes:
-        name: Letters, digits, ``.``, ``_``, ``-``; at most 100.
-        records: How many records are retained (ring slots).
-        data_bytes: Bytes retained for topics of variable records; ``None``: the engine's default (64 MiB locally).
-        dtype: Makes a typed topic of fixed records: each value is an array of this dtype and ``shape``.
-        shape: Shape of one record of a typed topic.
-        policy: What a full topic does when a gating group is behind.
-        writers: ``"one"`` is faster and refuses a second living producer; ``"many"``.
-        end: ``"auto"``: the last living producer's clean close ends the stream; ``"explicit"``: only ``end()``.
-        group_grace: Seconds after which a group without a living member stops gating, unless it is durable.
-        compacted: Only the newest record of each key matters, and is kept for ever; every record has a key. For engines
-            that forget by age: the others keep the newest ``records`` of all.
-        metadata: JSON-ready facts kept with the topic (for example codec, width, height).
-        first_offset: Where offsets begin; for tests.
-    """
-
-    name: str
-    records: int = 1024
-    data_bytes: int | None = None
-    dtype: npt.DTypeLike | None = None
-    shape: tuple[int, ...] = ()
-    policy: Policy = "wait"
-    writers: Literal["one", "many"] = "many"
-    end: Literal["explicit", "auto"] = "explicit"
-    group_grace: float = 10.0
-    compacted: bool = False
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    first_offset: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TopicInfo:
-    """A topic as it stands: ``[log_start, high_water)`` is readable."""
-
-    spec: TopicSpec
-    log_start: int
-    high_water: int
-    epoch: int
-    ended: bool
-
-
-@dataclass(frozen=True, slots=True)
-class GroupInfo:
-    """A consumer group. ``lag`` = high-water mark - committed, in records."""
-
-    name: str
-    topic: str
-    committed: int
-    lag: int
-    members: int
-    durable: bool = False
-    suspended: bool = False
-    lost: int = 0  #: records overwritten before the group had finished them (``drop_oldest``, suspension)
 
 
 class Handle(ABC):
@@ -280,6 +195,7 @@ class Consumer(Handle):
 
     topics: tuple[str, ...]
     group: str | None
+    _records: AsyncRecords | None = None
     looks_inside: bool = False  #: ``newest_keyframe`` finds keyframes that are not flagged
 
     @abstractmethod
@@ -385,11 +301,22 @@ class Consumer(Handle):
     @abstractmethod
     def account(self) -> AccountSnapshot:
         """received = offsets passed since the start; delivered = handed out (groups: acknowledged, the rest ``held``);
-        dropped: ``lapped``, ``jumped``, ``aborted``."""
+        dropped: ``lapped``, ``jumped``, ``aborted``; groups: ``returned``, ``dead_letter``,
+        ``claimed``."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[Record]:
         """Records until the end; waits."""
+
+    def __aiter__(self) -> AsyncIterator[Record]:
+        """Records until the end, in an event loop, one task at a time; see ``asynchronous``.
+
+        A task that is cancelled while it waits loses nothing: what came in that moment is handed out when the consumer
+        is iterated asynchronously again.
+        """
+        if self._records is None:
+            self._records = AsyncRecords(self)
+        return self._records
 
 
 class Observer(Handle):
@@ -458,8 +385,23 @@ class Broker(Handle):
         on_end: OnEnd = "stop",
         views: bool = False,
         durable: bool = False,
+        max_deliveries: int | None = None,
         name: str = "",
-    ) -> Consumer: ...
+    ) -> Consumer:
+        """Open a consumer.
+
+        Args:
+            topics: One name or several.
+            group: Its group; ``None``: lossy.
+            start: Where it begins without a committed position, see ``Start``.
+            on_end: ``"stop"``: ``poll`` raises ``EndOfStream`` at the end of the epoch; ``"wait"`` for the next.
+            views: Zero-copy values (capability ``views``).
+            durable: The group keeps holding the writer back with nobody in it.
+            max_deliveries: Of the group, from now on: how often a record is delivered before it goes to its dead-letter
+                topic (capability ``dead_letters``); 0: for ever; ``None``: what it has, or the topic's where it is new.
+                Whoever comes to such a record copies it within ``poll``, which may raise that there is no room.
+            name: Shown to others.
+        """
 
     def membership(
         self, group: str, topics: str | Sequence[str], *, on_assigned: OnAssigned, on_revoked: OnRevoked
@@ -493,6 +435,47 @@ class Broker(Handle):
     @abstractmethod
     def delete_group(self, topic: str, group: str) -> None: ...
 
+    def pause(self, topic: str, group: str | None = None) -> None:
+        """Stop a topic, or one group of it, for everybody until ``resume``; it stays so whoever dies.
+
+        A paused topic takes no records: with ``wait`` producers wait, with both drop policies records are dropped and
+        counted (``drop_newest``). What is there can be read. A paused group is handed nothing: ``poll`` waits.
+        Acknowledging goes on, and it holds the writer back as before.
+
+        Args:
+            topic: Which.
+            group: ``None``: the topic itself.
+
+        Raises:
+            UnsupportedError: the engine lacks ``pausing``. ConfigError: there is no such group.
+        """
+        raise UnsupportedError(
+            f"pausing: {self.address!r} cannot stop a topic for everybody; pause the consumers (Consumer.pause) or stop"
+            " what publishes"
+        )
+
+    def resume(self, topic: str, group: str | None = None) -> None:
+        """Undo ``pause``: whoever waits goes on at once. Nothing happens where it is not paused."""
+        raise UnsupportedError(f"pausing: {self.address!r} cannot stop a topic for everybody, there is none to resume")
+
+    def claim_stale(self, topic: str, group: str, min_idle: float) -> list[Claimed]:
+        """Take from living members what they have held for ``min_idle`` seconds; others get it, ``redelivered``.
+
+        For members that hang: nothing else takes a record from a living one. What the slow member then acknowledges is
+        refused with ``StaleLeaseError`` (by ``commit`` too, after everything else was acknowledged).
+
+        Args:
+            topic, group: Which.
+            min_idle: Seconds since the record was handed out; longer than any honest work takes.
+
+        Raises:
+            UnsupportedError: the engine lacks ``record_sharing``. ConfigError: there is no such group.
+        """
+        raise UnsupportedError(
+            f"record_sharing: {self.address!r} shares no topic record by record, its members hold none; Kafka itself"
+            " takes the topics of a member that does not poll (max_poll_interval_ms)"
+        )
+
 
 def for_engine(broker: Broker, spec: TopicSpec) -> TopicSpec:
     """``spec``, made for an engine whose groups hold the writer back, as ``broker`` takes it.
@@ -501,8 +484,3 @@ def for_engine(broker: Broker, spec: TopicSpec) -> TopicSpec:
     memory, would only make the engine forget early.
     """
     return spec if broker.capabilities.gating else replace(spec, policy="wait", data_bytes=None)
-
-
-def dtype_of(spec: TopicSpec) -> np.dtype[Any] | None:
-    """The numpy dtype of a typed topic, ``None`` for variable records."""
-    return None if spec.dtype is None else np.dtype(spec.dtype)

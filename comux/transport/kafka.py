@@ -62,6 +62,8 @@ CAPABILITIES = Capabilities(
     observer_without_reading=False,
     counted_end=False,
     gating=False,
+    dead_letters=False,
+    pausing=False,
     exact_loss=False,
     dense_offsets=False,
     durable=True,
@@ -276,10 +278,16 @@ class KafkaBroker(Broker):
         on_end: OnEnd = "stop",
         views: bool = False,
         durable: bool = False,
+        max_deliveries: int | None = None,
         name: str = "",
     ) -> Consumer:
         """See ``Broker.consumer``. Groups are always ``durable``: their offsets are kept by the cluster."""
-        names = check_consumer(topics, group, start, on_end)
+        names = check_consumer(topics, group, start, on_end, max_deliveries)
+        if max_deliveries:
+            raise UnsupportedError(
+                f"dead_letters: max_deliveries={max_deliveries}: a cluster counts no deliveries of a record; leave it"
+                " out and send what cannot be worked on to a topic of your own, or use a local topic"
+            )
         if views:
             raise UnsupportedError("views: what comes over a network has no memory to look into; read copies")
         facts = {}

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, KafkaAdminClient, OffsetSpec
 from kafka.structs import OffsetAndMetadata
@@ -43,8 +43,9 @@ from comux.records import Record
 
 from .interface import GroupInfo, TopicInfo, TopicSpec, dtype_of
 from .kafka_failures import Notes, translate
-from .kafka_net import build, position_of
+from .kafka_net import build
 from .kafka_options import KafkaOptions
+from .kafka_reader import Reader, open_reader
 from .kafka_settings import parse_settings, settings_of, spec_from
 from .kafka_wire import End, decode
 from .names import unknown_topic
@@ -146,7 +147,7 @@ class Cluster:
         self.options = options
         self.where = where
         self.notes = Notes(options.client)
-        self._reader: KafkaConsumer | None = None
+        self._reader: Reader | None = None
         self._reader_lock = threading.Lock()
         self._settings: dict[str, dict[str, Any]] = {}
         self._settings_next = 0
@@ -410,13 +411,12 @@ class Cluster:
             deadline = time.monotonic() + _READ_TIMEOUT
             try:
                 reader = self._open_reader()
-                reader.assign([partition])
-                reader.seek(partition, first)
-                while (position_of(reader, partition) or 0) < end:
+                reader.stand(partition, first)
+                while (reader.place_of(partition) or 0) < end:
                     self._check_open()
                     if time.monotonic() > deadline:
                         raise kafka_errors.KafkaTimeoutError(f"{len(out)} records of [{first}, {end}) came in time")
-                    for message in reader.poll(timeout_ms=200).get(partition, ()):
+                    for message in reader.fetch(partition):
                         if message.offset >= end:
                             return out
                         record = decode(message, name, 0, dtype, spec.shape)
@@ -436,7 +436,7 @@ class Cluster:
                 raise
         return out
 
-    def _open_reader(self) -> KafkaConsumer:
+    def _open_reader(self) -> Reader:
         if self._reader is None:
             ours: dict[str, Any] = {
                 "client_id": "comux-reader",
@@ -449,7 +449,7 @@ class Cluster:
             arguments = self.options.for_client("consumer", **ours)
             # What is read is there: waiting for more of it, as the user's consumers may, would only be slow.
             arguments.update(auto_offset_reset="none", fetch_min_bytes=1, fetch_max_wait_ms=10)
-            self._reader = build(KafkaConsumer, arguments, self.where, self.notes)
+            self._reader = open_reader(arguments, self.where, self.notes)
         return self._reader
 
     # -- settings of topics ----------------------------------------------------------------------------------------
@@ -487,13 +487,12 @@ class Cluster:
             deadline = time.monotonic() + _READ_TIMEOUT
             reader = self._open_reader()
             start = self._admin.list_partition_offsets({partition: OffsetSpec.EARLIEST})[partition].offset
-            reader.assign([partition])
-            reader.seek(partition, max(start, self._settings_next))
-            while (position_of(reader, partition) or 0) < end:
+            reader.stand(partition, max(start, self._settings_next))
+            while (reader.place_of(partition) or 0) < end:
                 self._check_open()
                 if time.monotonic() > deadline:
                     raise kafka_errors.KafkaTimeoutError(f"topic {SETTINGS} could not be read up to {end}")
-                for message in reader.poll(timeout_ms=200).get(partition, ()):
+                for message in reader.fetch(partition):
                     key = (message.key or b"").decode("utf-8", "replace")
                     entry = parse_settings(message.value)
                     if entry is None:

@@ -26,12 +26,14 @@ from comux.errors import (
     NotAuthorizedError,
     RecordTooLargeError,
     TlsError,
+    TopicCorruptError,
     TopicError,
     TopicExistsError,
     UnknownTopicError,
     WaitTimeoutError,
 )
 
+from .kafka_fetched import Unreadable
 from .kafka_security import speaks_tls, uses_sasl, uses_tls
 
 TRIES: Final = 3  #: failures in a row after which an address to begin with is given up
@@ -144,6 +146,18 @@ def _tls_cause(error: BaseException) -> ssl.SSLError | None:
 # -- telling -------------------------------------------------------------------------------------------------------
 
 
+def unreadable(what: Unreadable, where: str) -> ComuxError:
+    """Why records cannot be read: a package is missing (``ConfigError``), or what is stored is damaged."""
+    at = f"{where} at offset {what.offset}"
+    if isinstance(what.error, kafka_errors.UnsupportedCodecError):
+        return ConfigError(
+            f"{at}: compressed in a way that no Python package here undoes ({detail(what.error)}); "
+            "pip install 'comux[compression]'"
+        )
+    beyond = "go on behind it with start=, or seek"
+    return TopicCorruptError(f"{at}: the records stored there cannot be read ({detail(what.error)}); {beyond}")
+
+
 def translate(error: BaseException | Trouble, what: str, notes: Notes, *, right: str = "") -> ComuxError:
     """kafka-python's (or the network's) exception as one of ours.
 
@@ -183,6 +197,8 @@ def translate(error: BaseException | Trouble, what: str, notes: Notes, *, right:
         return TlsError(f"{what}: no secure connection: {_tls_reason(tls)}")
     if isinstance(error, (kafka_errors.KafkaConnectionError, OSError)):
         return _no_connection(what, error)
+    if isinstance(error, kafka_errors.UnknownError):  # brokers answer so while they start; it says nothing of us
+        return ConnectError(f"{what}: the broker failed at it and does not say why; its log does; it is tried again")
     if getattr(error, "retriable", False):
         return ConnectError(f"{what}: {detail(error)}; it is tried again")
     return TopicError(f"{what}: {detail(error)}")

@@ -8,12 +8,19 @@ brought. It gives out the same ``ConsumerRecord`` of the same batches, checked a
 the loop over the records of a batch is this module's. What is rare stays with kafka-python: consumers that read
 committed transactions only, and options that want its metrics.
 
+**What cannot be read** (a batch whose checksum is wrong, that is malformed, or compressed in a way that no package here
+undoes) would, as an exception out of ``poll``, stop every topic of the consumer: kafka-python asks the iterator that
+raised for more, for ever. So it ends what was fetched of its partition, and is noted in ``unreadable``; the position
+stays in front of it, and the polling thread decides.
+
 **Coupling.** The place is ``Fetcher.PartitionRecords``, and of a batch ``_buffer`` and ``_pos`` are read.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 from kafka import KafkaConsumer, TopicPartition
@@ -25,38 +32,76 @@ from kafka.record.util import decode_varint
 _V2: Final = 2
 
 
-def quicken(consumer: KafkaConsumer) -> None:
-    """Let a consumer that was just made take its records apart here."""
-    consumer._fetcher.PartitionRecords = Fetched
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Records that could not be read.
+
+    Attributes:
+        offset: Of the first of them.
+        end: Offset after their batch; ``None`` where the batch does not say.
+        error: Why.
+    """
+
+    offset: int
+    end: int | None
+    error: Exception
+
+
+def quicken(consumer: KafkaConsumer) -> dict[TopicPartition, Unreadable]:
+    """Let a consumer that was just made take its records apart here; returns where it notes what cannot be read."""
+    unreadable: dict[TopicPartition, Unreadable] = {}
+    consumer._fetcher.PartitionRecords = functools.partial(Fetched, unreadable)
+    return unreadable
 
 
 class Fetched(Fetcher.PartitionRecords):  # type: ignore[misc]
     """What one fetch brought of one partition."""
 
+    def __init__(self, unreadable: dict[TopicPartition, Unreadable], *args: Any, **kwargs: Any) -> None:
+        self._unreadable = unreadable
+        super().__init__(*args, **kwargs)
+
     def _unpack_records(self, tp: TopicPartition, records: Any, *deserializers: Any) -> Iterator[ConsumerRecord]:
         plain = self.isolation_level == IsolationLevel.READ_UNCOMMITTED and self.metric_aggregator is None
         unpack = super()._unpack_records
-        return self._unpack(tp, records) if plain else unpack(tp, records, *deserializers)
+        return self._unpack(tp, records) if plain else self._guarded(tp, unpack(tp, records, *deserializers))
+
+    def _guarded(self, tp: TopicPartition, records: Iterator[ConsumerRecord]) -> Iterator[ConsumerRecord]:
+        try:
+            yield from records
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this partition's alone
+            self._give_up(tp, None, error)
 
     def _unpack(self, tp: TopicPartition, records: Any) -> Iterator[ConsumerRecord]:
-        batch = None
-        while (following := records.next_batch()) is not None:
-            batch = following
-            if self.check_crcs and not batch.validate_crc():
-                raise kafka_errors.CorruptRecordError(f"{tp}: the batch at offset {batch.base_offset} fails its CRC")
-            if batch.magic < _V2:
-                messages = _older(tp, batch)
-            elif batch.is_control_batch:
-                continue
-            else:
-                self.leader_epoch = batch.leader_epoch
-                messages = _messages(tp, batch)
-            self.bytes_read += batch.size_in_bytes
-            for message in messages:
-                self.next_fetch_offset = message[3] + 1
-                yield message
+        batch, end = None, None
+        try:
+            while (following := records.next_batch()) is not None:
+                batch = following
+                end = batch.next_offset if batch.magic >= _V2 else None
+                if self.check_crcs and not batch.validate_crc():
+                    raise kafka_errors.CorruptRecordError(f"the checksum of the batch at {batch.base_offset} is wrong")
+                if batch.magic < _V2:
+                    messages = _older(tp, batch)
+                elif batch.is_control_batch:
+                    continue
+                else:
+                    self.leader_epoch = batch.leader_epoch
+                    messages = _messages(tp, batch)
+                self.bytes_read += batch.size_in_bytes
+                for message in messages:
+                    self.next_fetch_offset = message[3] + 1
+                    yield message
+                end = None
+        except Exception as error:  # noqa: BLE001 - as above
+            self._give_up(tp, end, error)
+            return
         if batch is not None and batch.magic >= _V2:
             self.next_fetch_offset = batch.next_offset  # also past what compaction took from its end
+        self.drain()
+
+    def _give_up(self, tp: TopicPartition, end: int | None, error: Exception) -> None:
+        self.next_fetch_offset = max(self.next_fetch_offset, self.fetch_offset)  # it may lie before what was asked for
+        self._unreadable[tp] = Unreadable(self.next_fetch_offset, end, error)
         self.drain()
 
 
@@ -122,7 +167,7 @@ def _messages(tp: TopicPartition, batch: Any) -> Iterator[ConsumerRecord]:
         if at != len(buffer):
             raise ValueError(f"{len(buffer) - at} bytes follow the last record")
     except (ValueError, IndexError) as error:
-        raise kafka_errors.CorruptRecordError(f"{tp}: the batch at offset {base} cannot be read: {error}") from error
+        raise kafka_errors.CorruptRecordError(f"the batch at {base} cannot be taken apart: {error}") from error
 
 
 def _headers(buffer: bytearray, at: int) -> tuple[list[tuple[str, bytes | None]], int, int]:

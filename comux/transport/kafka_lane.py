@@ -7,8 +7,8 @@ any time; partitions of a group are taken away at any time; and every offset has
 makes everything fetched so far worthless: a seek, a partition taken away. The polling thread delivers with the
 generation it fetched under, and what is older is thrown away; ``position`` is the next offset to be handed out, so
 what is thrown away is fetched again. What lies between the position and the next record that comes is jumped
-(``seek``), lapped (the log no longer had it: a ``Gap`` stands in the queue), or a hole (``absorbed``: ends of epochs,
-and what transactions and compaction leave: offsets that hold no record).
+(``seek``), lost (``lapped``: the log no longer had it; ``corrupt``: it cannot be read; a ``Gap`` stands in the queue),
+or a hole (``absorbed``: ends of epochs, and what transactions and compaction leave: offsets that hold no record).
 
 **Groups.** ``outstanding`` holds what was handed out and not acknowledged. The committed offset is that of the oldest
 of these, so a crash repeats records, and loses none.
@@ -39,13 +39,14 @@ PLACE: Final = "uncommitted"
 
 class Gap:
     """Offsets without records for this lane, in the place of one: up to ``end`` there is nothing, and the last
-    ``lapped`` of it are lost."""
+    ``lost`` of it are dropped, by ``cause``."""
 
-    __slots__ = ("end", "lapped")
+    __slots__ = ("cause", "end", "lost")
 
-    def __init__(self, end: int, lapped: int = 0) -> None:
+    def __init__(self, end: int, lost: int = 0, cause: str = "lapped") -> None:
         self.end = end
-        self.lapped = lapped
+        self.lost = lost
+        self.cause = cause
 
 
 class Lane:
@@ -159,11 +160,11 @@ class Lane:
                 self.condition.notify_all()
             return self.nbytes
 
-    def passed(self, generation: int, end: int, lapped: int = 0) -> None:
-        """There is nothing up to ``end``; the last ``lapped`` offsets of it were there once."""
+    def passed(self, generation: int, end: int, lost: int = 0, cause: str = "lapped") -> None:
+        """There is nothing up to ``end``; the last ``lost`` offsets of it are dropped, by ``cause``."""
         with self.condition:
             if generation == self.generation and self.owned and end > self.fetched:
-                self.queue.append(Gap(end, lapped))
+                self.queue.append(Gap(end, lost, cause))
                 self._sizes.append(0)
                 self.fetched = end
                 if len(self.queue) == 1:  # nothing waits before it
@@ -256,10 +257,10 @@ class Lane:
             if not self.queue:
                 self.over = True
         else:
-            lapped = min(item.lapped, item.end - self.position)
-            self._absorb(item.end - self.position - lapped)
-            self.account.skip("lapped", lapped)
-            self.skipped += lapped
+            lost = min(item.lost, item.end - self.position)
+            self._absorb(item.end - self.position - lost)
+            self.account.skip(item.cause, lost)
+            self.skipped += lost
             self.position = item.end
         if self.grouped:
             self._want_commit()

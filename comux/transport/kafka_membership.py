@@ -40,10 +40,11 @@ from comux.errors import ClosedError, ComuxError, StaleLeaseError
 
 from .interface import Membership, OnAssigned, OnRevoked
 from .kafka_cluster import SETTINGS, Cluster
+from .kafka_commits import LOST, as_offsets, commit_now, wanted_of
 from .kafka_failures import Notes, translate
 from .kafka_lane import Lane
 from .kafka_net import build, keep_joining
-from .kafka_poller import LOST, Lifeline, as_offsets, commit_now, wanted_of
+from .kafka_poller import Lifeline
 
 _log = logging.getLogger("comux.transport")
 

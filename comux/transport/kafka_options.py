@@ -257,7 +257,9 @@ def _right(name: str, value: Any, default: Any) -> Any:
             raise ConfigError(f"Kafka option {name}={_presentable(name, value)} is none of {words}")
         installed, package = _COMPRESSORS.get(str(value), (bool, ""))
         if package and not installed():
-            raise ConfigError(f"Kafka option {name}={value!r} needs the Python package {package}")
+            raise ConfigError(
+                f"Kafka option {name}={value!r} needs the Python package {package}: pip install 'comux[compression]'"
+            )
         return value
     if name in _AS_OBJECT:
         fits, wanted = not isinstance(value, (str, int, float)), "an object: pass it to the program, not as text"

@@ -29,17 +29,18 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.structs import OffsetAndMetadata
 
-from comux.errors import ClosedError, ComuxError, ConnectError, StaleLeaseError, UnknownTopicError
+from comux.errors import ClosedError, ComuxError, ConfigError, ConnectError, StaleLeaseError, UnknownTopicError
 
 from .confluent_reader import ConfluentReader
 from .kafka_cluster import Cluster
-from .kafka_failures import Notes, translate
+from .kafka_commits import LOST, as_offsets, commit_now, wanted_of
+from .kafka_failures import Notes, translate, unreadable
+from .kafka_fetched import Unreadable
 from .kafka_lane import Lane
 from .kafka_net import keep_joining
 from .kafka_reader import open_reader
@@ -54,7 +55,7 @@ _UNKNOWN_S: Final = 1.0
 _CLOSE_MS: Final = 5000
 _MAX_POLL_RECORDS: Final = 1000
 _REQUEST_MS: Final = 5000
-LOST: Final = (kafka_errors.CommitFailedError, kafka_errors.IllegalGenerationError, kafka_errors.UnknownMemberIdError)
+_TRIES: Final = 3  # times that a batch which cannot be read is fetched: it may have been damaged on its way
 
 
 class Lifeline:
@@ -67,7 +68,7 @@ class Lifeline:
 class _Held:
     """What the thread knows of a lane."""
 
-    __slots__ = ("ahead", "applied", "budget", "fetching", "known", "unknown_since")
+    __slots__ = ("ahead", "applied", "budget", "doubtful", "fetching", "known", "tries", "unknown_since")
 
     def __init__(self, budget: Budget | None) -> None:
         self.applied = -1  # generation that the consumer stands at
@@ -76,6 +77,8 @@ class _Held:
         self.known = False  # was seen in the cluster's metadata
         self.unknown_since: float | None = None
         self.budget = budget
+        self.doubtful = -1  # offset that could not be read
+        self.tries = 0  # how often
 
 
 class Poller:
@@ -261,6 +264,8 @@ class Poller:
         if self.group is not None:
             keep_joining(self._consumer)
         self._hand_out(self._consumer.poll(timeout_ms=_POLL_MS, max_records=self._most()))
+        for partition, what in self._consumer.unreadable():
+            self._unreadable(partition, what)
 
     def _most(self) -> int:
         """Records that one poll may bring: where a rate is limited, a tenth of a second's, so that it is even."""
@@ -507,6 +512,25 @@ class Poller:
         lane.passed(held.applied, target, max(0, target - offset))
         self._consumer.seek(partition, target)
 
+    def _unreadable(self, partition: TopicPartition, what: Unreadable) -> None:
+        """Records that cannot be read: fetched again, then passed over and counted; where that is no help, the end."""
+        lane = self._lanes.get(partition)
+        held = None if lane is None else self._held.get(lane)
+        if lane is None or held is None:
+            return
+        error = unreadable(what, f"{self._cluster.where}: topic {lane.name!r}")
+        held.tries = held.tries + 1 if held.doubtful == what.offset else 1
+        held.doubtful = what.offset
+        end = what.end
+        nonsense = end is None or not what.offset < end <= self._end_offset(lane)
+        if isinstance(error, ConfigError) or (nonsense and held.tries >= _TRIES):
+            lane.fail(error)
+            self._drop(lane)
+        elif end is not None and held.tries >= _TRIES:
+            _log.warning("%s; offsets %d to %d are passed over, counted as corrupt", error, what.offset, end - 1)
+            lane.passed(held.applied, end, end - what.offset, "corrupt")
+            self._consumer.seek(partition, end)
+
     # -- groups ----------------------------------------------------------------------------------------------------
 
     def _assigned(self, partitions: Iterable[TopicPartition]) -> None:
@@ -551,27 +575,6 @@ class Poller:
             _log.debug("%s: closing the consumer: %s", self._cluster.where, error)
         for lane in lanes:
             lane.fail(ClosedError(f"consumer of topic {lane.name!r}: its connection is closed; open a new one"))
-
-
-def wanted_of(lanes: Iterable[Lane]) -> dict[TopicPartition, int]:
-    """What the lanes want committed; they want it no longer."""
-    out: dict[TopicPartition, int] = {}
-    for lane in lanes:
-        with lane.condition:
-            wanted, lane.commit_wanted = lane.commit_wanted, None
-        if wanted is not None and lane.owned:
-            out[lane.partition] = wanted
-    return out
-
-
-def commit_now(consumer: KafkaConsumer, offsets: dict[TopicPartition, int], timeout: float) -> None:
-    """``KafkaConsumer.commit`` for any thread: on the client's I/O thread, and nothing that is ``poll``'s own."""
-    manager, coordinator = consumer._client._manager, consumer._coordinator
-    manager.run(coordinator._commit_offsets_sync_async, as_offsets(offsets), timeout * 1000)
-
-
-def as_offsets(offsets: dict[TopicPartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
-    return {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
 
 
 class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]

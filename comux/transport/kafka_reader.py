@@ -16,8 +16,10 @@ from typing import Any, Final, Protocol
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import OffsetSpec
 
-from .kafka_failures import Notes
-from .kafka_fetched import quicken
+from comux.errors import ConfigError
+
+from .kafka_failures import Notes, unreadable
+from .kafka_fetched import Unreadable, quicken
 from .kafka_net import build, cluster_of, position_of
 
 _log = logging.getLogger("comux.transport")
@@ -48,6 +50,9 @@ class PartitionReader(Protocol):
 
     def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
         """Records as kafka-python's ``ConsumerRecord``; raises what there is to tell of partitions."""
+
+    def unreadable(self) -> list[tuple[TopicPartition, Unreadable]]:
+        """What could not be read since this was asked last."""
 
     def highwater(self, partition: TopicPartition) -> int | None:
         """Offset after the newest record, as the last answer had it; ``None`` before the first."""
@@ -84,9 +89,34 @@ class Reader(KafkaConsumer):  # type: ignore[misc]
     """kafka-python's ``KafkaConsumer`` as a ``PartitionReader``; subscribes for groups too."""
 
     where = ""
+    noted: dict[TopicPartition, Unreadable]
 
     def serve(self) -> None:
         """Nothing: kafka-python has an I/O thread."""
+
+    def unreadable(self) -> list[tuple[TopicPartition, Unreadable]]:
+        found = list(self.noted.items())
+        self.noted.clear()
+        return found
+
+    def stand(self, partition: TopicPartition, offset: int) -> None:
+        """Read this one only, from ``offset``."""
+        self.assign([partition])
+        self.seek(partition, offset)
+
+    def fetch(self, partition: TopicPartition) -> list[Any]:
+        """What comes of one partition, past what is damaged.
+
+        Raises:
+            ConfigError, TopicCorruptError: it cannot be read, nor passed over.
+        """
+        found: list[Any] = self.poll(timeout_ms=200).get(partition, [])
+        for _, unread in self.unreadable():
+            error = unreadable(unread, f"{self.where}: topic {partition.topic!r}")
+            if unread.end is None or isinstance(error, ConfigError):
+                raise error
+            self.seek(partition, unread.end)
+        return found
 
     def leader_of(self, partition: TopicPartition) -> int | None:
         leader: int | None = cluster_of(self).leader_for_partition(partition)
@@ -124,5 +154,5 @@ def open_reader(arguments: Mapping[str, Any], where: str, notes: Notes) -> Reade
     """
     reader = build(Reader, arguments, where, notes)
     reader.where = where
-    quicken(reader)
+    reader.noted = quicken(reader)
     return reader

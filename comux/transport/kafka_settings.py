@@ -12,6 +12,7 @@ import numpy as np
 from .interface import TopicSpec, dtype_of
 
 _log = logging.getLogger("comux.transport")
+_KEPT = ("records", "data_bytes", "layout", "writers", "group_grace")
 
 
 def settings_of(spec: TopicSpec) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def settings_of(spec: TopicSpec) -> dict[str, Any]:
     if dtype is not None:
         out["dtype"] = dtype.str if dtype.names is None else dtype.descr
         out["shape"] = list(spec.shape)
-    for field_name in ("records", "data_bytes", "writers", "group_grace"):
+    for field_name in _KEPT:
         if getattr(spec, field_name) != getattr(plain, field_name):
             out[field_name] = getattr(spec, field_name)
     if spec.metadata:
@@ -35,7 +36,7 @@ def spec_from(name: str, entry: Mapping[str, Any]) -> TopicSpec:
     dtype: Any = entry.get("dtype")
     if isinstance(dtype, list):
         dtype = [tuple(tuple(part) if isinstance(part, list) else part for part in item) for item in dtype]
-    fields = {key: entry[key] for key in ("records", "data_bytes", "writers", "group_grace") if key in entry}
+    fields = {key: entry[key] for key in _KEPT if key in entry}
     metadata = entry.get("metadata")
     try:
         return TopicSpec(

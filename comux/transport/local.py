@@ -10,7 +10,7 @@ Options of ``connect``: ``directory`` (a path, instead of the default one).
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,9 +23,11 @@ from .address import Address
 from .interface import (
     Broker,
     Capabilities,
+    Claimed,
     Consumer,
     GroupInfo,
     Handle,
+    Holder,
     Observer,
     OnEnd,
     Producer,
@@ -35,7 +37,7 @@ from .interface import (
     dtype_of,
 )
 from .local_consumer import TOPICS_MAX, LocalConsumer
-from .local_cursors import Cursor, open_cursor
+from .local_cursors import Cursor, Terms, open_cursor
 from .local_handles import LocalObserver, LocalProducer
 from .names import check_consumer, check_spec, unknown_topic
 
@@ -46,6 +48,8 @@ CAPABILITIES = Capabilities(
     observer_without_reading=True,
     counted_end=True,
     gating=True,
+    dead_letters=True,
+    pausing=True,
     exact_loss=True,
     dense_offsets=True,
     durable=False,
@@ -109,21 +113,8 @@ class LocalBroker(Broker):
     def create_topic(self, spec: TopicSpec, *, exist_ok: bool = False) -> TopicInfo:
         self._check()
         check_spec(spec)
-        wanted = ring.RingSpec(
-            spec.name,
-            slots=spec.records,
-            data_bytes=spec.data_bytes,
-            dtype=dtype_of(spec),
-            shape=spec.shape,
-            policy=spec.policy,
-            writers=spec.writers,
-            end=spec.end,
-            group_grace=spec.group_grace,
-            metadata=dict(spec.metadata),
-            first_offset=spec.first_offset,
-        )
         try:
-            log = ring.create(wanted, self.directory)
+            log = ring.create(ring_spec(spec), self.directory)
         except TopicExistsError:
             if not exist_ok:
                 raise
@@ -165,7 +156,7 @@ class LocalBroker(Broker):
 
     def groups(self, topic: str) -> list[GroupInfo]:
         with self._look(topic) as log:
-            high = log.high_water
+            high, ports = log.high_water, log.stats().ports
             return [
                 GroupInfo(
                     group.name,
@@ -175,7 +166,11 @@ class LocalBroker(Broker):
                     group.members,
                     group.durable,
                     group.suspended,
+                    group.paused,
                     group.lost,
+                    group.dead_letters,
+                    group.max_deliveries,
+                    _holders(ports, group.name),
                 )
                 for group in log.groups()
             ]
@@ -183,6 +178,19 @@ class LocalBroker(Broker):
     def delete_group(self, topic: str, group: str) -> None:
         with self._look(topic) as log:
             log.remove_group(group)
+
+    def pause(self, topic: str, group: str | None = None) -> None:
+        with self._look(topic) as log:
+            log.pause(group)
+
+    def resume(self, topic: str, group: str | None = None) -> None:
+        with self._look(topic) as log:
+            log.resume(group)
+
+    def claim_stale(self, topic: str, group: str, min_idle: float) -> list[Claimed]:
+        with self._look(topic) as log:
+            found = log.claim_stale(group, min_idle)
+        return [Claimed(one.offset, one.pid, one.command, one.name, one.held_s) for one in found]
 
     # -- handles ---------------------------------------------------------------------------------------------------
 
@@ -203,9 +211,11 @@ class LocalBroker(Broker):
         on_end: OnEnd = "stop",
         views: bool = False,
         durable: bool = False,
+        max_deliveries: int | None = None,
         name: str = "",
     ) -> Consumer:
-        names = check_consumer(topics, group, start, on_end)
+        names = check_consumer(topics, group, start, on_end, max_deliveries)
+        terms = Terms(start, on_end, views, durable, max_deliveries, name)
         if len(names) > TOPICS_MAX:
             raise ConfigError(f"a consumer reads at most {TOPICS_MAX} topics, not {len(names)}; use several consumers")
         cursors: list[Cursor] = []
@@ -213,7 +223,7 @@ class LocalBroker(Broker):
             for topic in names:
                 log = self._attach(topic)
                 try:
-                    cursors.append(open_cursor(log, group, start, on_end, views, durable, name))
+                    cursors.append(open_cursor(log, group, terms))
                 except BaseException:
                     log.close()
                     raise
@@ -236,6 +246,35 @@ class LocalBroker(Broker):
         return handle
 
 
+def ring_spec(spec: TopicSpec) -> ring.RingSpec:
+    """The ring that a topic becomes: what it needs of memory is ``ring_spec(spec).required_bytes``.
+
+    Raises:
+        ConfigError: the ring cannot be made like that.
+    """
+    return ring.RingSpec(
+        spec.name,
+        slots=spec.records,
+        data_bytes=spec.data_bytes,
+        dtype=dtype_of(spec),
+        shape=spec.shape,
+        layout=spec.layout,
+        policy=spec.policy,
+        writers=spec.writers,
+        end=spec.end,
+        group_grace=spec.group_grace,
+        max_deliveries=spec.max_deliveries,
+        metadata=dict(spec.metadata),
+        first_offset=spec.first_offset,
+    )
+
+
+def _holders(ports: Iterable[ring.PortInfo], group: str) -> tuple[Holder, ...]:
+    those = [p for p in ports if p.kind == "member" and p.group == group and p.held and p.alive]
+    those.sort(key=lambda p: -p.held_s)
+    return tuple(Holder(p.name, p.pid, p.command, p.state, p.held, p.oldest_held, p.held_s) for p in those)
+
+
 def info_of(log: ring.Ring) -> TopicInfo:
     """A ring's facts in the interface's words."""
     spec = log.spec
@@ -246,10 +285,12 @@ def info_of(log: ring.Ring) -> TopicInfo:
             data_bytes=spec.data_bytes,
             dtype=spec.dtype,
             shape=tuple(spec.shape),
+            layout=spec.layout,
             policy=spec.policy,
             writers=spec.writers,
             end=spec.end,
             group_grace=spec.group_grace,
+            max_deliveries=spec.max_deliveries,
             metadata=dict(spec.metadata),
             first_offset=spec.first_offset,
         ),
@@ -257,4 +298,5 @@ def info_of(log: ring.Ring) -> TopicInfo:
         log.high_water,
         log.epoch,
         log.ended,
+        log.paused,
     )

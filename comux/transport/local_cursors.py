@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -22,18 +23,35 @@ from .local_handles import Presence
 from .values import earliest_ns
 
 
-def open_cursor(
-    log: ring.Ring, group: str | None, start: Start, on_end: OnEnd, views: bool, durable: bool, name: str
-) -> Cursor:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What was asked of ``Broker.consumer`` for each of its topics."""
+
+    start: Start
+    on_end: OnEnd
+    views: bool
+    durable: bool
+    max_deliveries: int | None
+    name: str
+
+
+def open_cursor(log: ring.Ring, group: str | None, terms: Terms) -> Cursor:
     """Open a reader or a member on ``log``, which belongs to the cursor from then on."""
+    start, on_end = terms.start, terms.on_end
     if group is not None and any(info.name == group for info in log.groups()):
         start = "beginning"  # it has a committed position; the ring would let a suspended group begin anew at "end"
     at = _resolve(log, start)
     if group is None:
-        return LossyCursor(log, log.reader(start=at, on_end=on_end, name=name), on_end, views)
-    return SharedCursor(
-        log, log.member(group, start=at, durable=durable, name=name, on_end=on_end), group, on_end, views
+        return LossyCursor(log, log.reader(start=at, on_end=on_end, name=terms.name), on_end, terms.views)
+    member = log.member(
+        group,
+        start=at,
+        durable=terms.durable,
+        max_deliveries=terms.max_deliveries,
+        name=terms.name,
+        on_end=on_end,
     )
+    return SharedCursor(log, member, group, on_end, terms.views)
 
 
 def _resolve(log: ring.Ring, start: Start) -> int | Literal["end", "beginning"]:
@@ -230,6 +248,8 @@ class SharedCursor(Cursor):
                     self.at_end = not out and bool(held) and self.stops and self.ended()
                     break
                 offset = lease.offset
+                if offset in held:  # claimed from this member, and come back to it
+                    self._give_back(held.pop(offset))
                 held[offset] = lease
                 out.append(self._record(lease, offset))
         except EndOfStream:
@@ -256,7 +276,7 @@ class SharedCursor(Cursor):
             lease.delivery_count,
             lease.redelivered,
             lease.append_ns,
-            (lambda: offset in self.held) if self.views else None,
+            (lambda: lease.held) if self.views else None,
         )
 
     def holds(self) -> bool:
@@ -299,10 +319,16 @@ class SharedCursor(Cursor):
             lease.ack()
 
     def commit(self) -> None:
-        """Acknowledge all."""
+        """Acknowledge all; those that were claimed meanwhile are told of at the end."""
+        refused: list[StaleLeaseError] = []
         for lease in self.held.values():
-            lease.ack()
+            try:
+                lease.ack()
+            except StaleLeaseError as error:
+                refused.append(error)
         self.held.clear()
+        if refused:
+            raise refused[0]
 
     def account(self) -> AccountSnapshot:
         return self.handle.account()

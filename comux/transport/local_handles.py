@@ -137,6 +137,8 @@ class LocalProducer(Producer):
     def _why_full(self) -> str:
         log = self._log
         start, high = log.log_start, log.high_water
+        if log.paused:
+            return f"topic {self.topic!r} is paused at offset {high} (comux topics resume {self.topic})"
         behind = [
             f"group {g.name!r} {high - g.done} behind" for g in log.groups() if g.done <= start and not g.suspended
         ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from .address import Address
 from .interface import (
     Broker,
     Capabilities,
+    Claimed,
     Consumer,
     GroupInfo,
     Handle,
@@ -32,7 +34,7 @@ from .interface import (
 )
 from .memory_consumer import MemoryConsumer, resolve_start
 from .memory_handles import MemoryObserver, MemoryProducer, to_record
-from .memory_log import Log, Store
+from .memory_log import Group, Log, Store
 from .names import check_consumer, check_spec, unknown_topic
 
 CAPABILITIES = Capabilities(
@@ -42,6 +44,8 @@ CAPABILITIES = Capabilities(
     observer_without_reading=True,
     counted_end=True,
     gating=True,
+    dead_letters=True,
+    pausing=True,
     exact_loss=True,
     dense_offsets=True,
     durable=False,
@@ -173,9 +177,10 @@ class MemoryBroker(Broker):
         on_end: OnEnd = "stop",
         views: bool = False,
         durable: bool = False,
+        max_deliveries: int | None = None,
         name: str = "",
     ) -> Consumer:
-        names = check_consumer(topics, group, start, on_end)
+        names = check_consumer(topics, group, start, on_end, max_deliveries)
         # Predicates are the user's code: they run before the lock is taken for good.
         with self._store.lock:
             logs = [self._log(topic) for topic in names]
@@ -186,8 +191,10 @@ class MemoryBroker(Broker):
                     raise unknown_topic(log.spec.name, sorted(self._store.logs), self.address)
             if group is not None:
                 for log, position in zip(logs, positions, strict=True):
-                    log.join(group, position, durable)
-            return self._keep(MemoryConsumer(self._store, logs, positions, group, on_end, views, self._handles.discard))
+                    log.join(group, position, durable, max_deliveries)
+            return self._keep(
+                MemoryConsumer(self._store, logs, positions, group, on_end, views, name, self._handles.discard)
+            )
 
     def observer(self, topic: str) -> Observer:
         with self._store.lock:
@@ -206,12 +213,47 @@ class MemoryBroker(Broker):
         with self._store.lock:
             return self._log(topic).group_infos()
 
+    def _group(self, log: Log, name: str) -> Group:
+        found = log.groups.get(name)
+        if found is None:
+            raise ConfigError(f"topic {log.spec.name!r} has no group {name!r}; it has {sorted(log.groups)}")
+        return found
+
+    def pause(self, topic: str, group: str | None = None) -> None:
+        self._set_paused(topic, group, True)
+
+    def resume(self, topic: str, group: str | None = None) -> None:
+        self._set_paused(topic, group, False)
+
+    def _set_paused(self, topic: str, group: str | None, paused: bool) -> None:
+        with self._store.lock:
+            log = self._log(topic)
+            if group is None:
+                log.paused = paused
+            else:
+                self._group(log, group).paused = paused
+            log.wake_all()
+
+    def claim_stale(self, topic: str, group: str, min_idle: float) -> list[Claimed]:
+        if not min_idle >= 0:
+            raise ConfigError(f"min_idle={min_idle!r}: seconds, 0 or more")
+        with self._store.lock:
+            log = self._log(topic)
+            found = self._group(log, group)
+            now, out = time.monotonic(), []
+            for offset, member in sorted(found.held.items()):
+                age = now - found.since[offset]
+                if age >= min_idle:
+                    assert isinstance(member, MemoryConsumer)
+                    member.lose(topic, offset)
+                    out.append(Claimed(offset, os.getpid(), "", member.name, age))
+            log.wake_all()
+            return out
+
     def delete_group(self, topic: str, group: str) -> None:
         with self._store.lock:
             log = self._log(topic)
-            found = log.groups.get(group)
-            if found is None:
-                raise ConfigError(f"topic {topic!r} has no group {group!r}; it has {sorted(log.groups)}")
+            found = self._group(log, group)
             if found.members:
                 raise TopicBusyError(f"group {group!r} of topic {topic!r} has {len(found.members)} members; close them")
             del log.groups[group]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 from comux.account import Account, AccountSnapshot
+from comux.dead_letters import CAUSE
 from comux.errors import (
     ClosedError,
     ConfigError,
@@ -96,8 +97,10 @@ class MemoryConsumer(Consumer):
         group: str | None,
         on_end: OnEnd,
         views: bool,
+        name: str,
         forget: Forget,
     ) -> None:
+        self.name = name
         self.topics = tuple(log.spec.name for log in logs)
         self.group = group
         self._store = store
@@ -107,6 +110,7 @@ class MemoryConsumer(Consumer):
         self._ready = threading.Condition(store.lock)
         self._account = Account()
         self._bytes = 0
+        self._lost: set[tuple[str, int]] = set()  # claimed by others, not told yet
         self._woken = False
         self._closed = False
         self._turn = 0
@@ -215,15 +219,22 @@ class MemoryConsumer(Consumer):
     def _take(self, cursor: Cursor) -> Record | None:
         group = cursor.group
         assert group is not None
-        offset = group.take(self, cursor.limit())
-        if offset is None:
-            return None
-        stored = cursor.log.get(offset)
-        assert stored is not None  # a held record is never evicted
-        self._account.receive("uncommitted")
-        self._bytes += stored.nbytes
-        view = cursor.log if self._views else None
-        return to_record(cursor.name, stored, delivery_count=group.counts[offset], view=view)
+        while not group.paused:
+            offset = group.take(self, cursor.limit())
+            if offset is None:
+                return None
+            stored = cursor.log.get(offset)
+            assert stored is not None  # a held record is never evicted
+            if group.spent(offset):
+                self._store.bury(cursor.log, group, stored)
+                self._account.skip(CAUSE, 1)
+                continue
+            self._lost.discard((cursor.name, offset))
+            self._account.receive("uncommitted")
+            self._bytes += stored.nbytes
+            view = cursor.log if self._views else None
+            return to_record(cursor.name, stored, delivery_count=group.counts[offset], view=view)
+        return None
 
     def __iter__(self) -> Iterator[Record]:
         while True:
@@ -242,11 +253,20 @@ class MemoryConsumer(Consumer):
         cursor = self._cursor(record.topic)
         assert cursor.group is not None
         if cursor.group.held.get(record.offset) is not self:
+            self._lost.discard((record.topic, record.offset))
             raise StaleLeaseError(
                 f"topic {record.topic!r} offset {record.offset} is not held by this member of group {self.group!r}: it"
-                " was acknowledged or given back already"
+                " was acknowledged or given back already, or claimed by another member"
             )
         return cursor
+
+    def lose(self, topic: str, offset: int) -> None:
+        """A record this member holds was claimed. The store's lock is held."""
+        group = self._cursors[topic].group
+        assert group is not None
+        group.give_back(offset)
+        self._account.drop("uncommitted", "claimed")
+        self._lost.add((topic, offset))
 
     def ack(self, record: Record) -> None:
         with self._store.lock:
@@ -283,6 +303,13 @@ class MemoryConsumer(Consumer):
                 assert cursor.group is not None
                 for offset in sorted(o for o, who in cursor.group.held.items() if who is self):
                     self._finish(cursor, offset)
+            lost, self._lost = self._lost, set()
+            if lost:
+                topic, offset = min(lost)
+                raise StaleLeaseError(
+                    f"topic {topic!r} offset {offset} was claimed from this member of group {self.group!r} ({len(lost)}"
+                    " records in all): it held them too long; everything else was acknowledged"
+                )
 
     def committed(self, topic: str | None = None) -> int | None:
         with self._store.lock:

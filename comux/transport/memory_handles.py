@@ -54,7 +54,7 @@ def to_record(
         delivery_count,
         delivery_count > 1,
         stored.append_ns,
-        None if view is None else lambda: view.tail <= stored.offset,
+        None if view is None or view.spec.layout == "pool" else lambda: view.tail <= stored.offset,
     )
 
 
@@ -161,7 +161,7 @@ class MemoryProducer(Producer):
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             while not log.make_room(nbytes):
-                if log.spec.policy == "drop_newest":
+                if log.spec.policy == "drop_newest" or (log.paused and log.spec.policy == "drop_oldest"):
                     return False
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:

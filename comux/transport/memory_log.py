@@ -11,6 +11,7 @@ Invariants: ``tail <= head``; ``head - tail + reserved <= records``; for each gr
 from __future__ import annotations
 
 import heapq
+import os
 import threading
 import time
 from collections import deque
@@ -20,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from comux.errors import ConfigError, RecordTooLargeError
+from comux.dead_letters import LETTERS_KEPT, dead_headers, dead_letter_topic, described
+from comux.errors import ConfigError, RecordTooLargeError, WaitTimeoutError
 from comux.records import KEYFRAME, Headers
 
-from .interface import GroupInfo, TopicInfo, TopicSpec, dtype_of
+from .interface import GroupInfo, Holder, TopicInfo, TopicSpec, dtype_of
 from .names import unknown_topic
 from .values import check_array, check_buffer
 
@@ -31,6 +33,7 @@ Lock = Any  # threading.RLock is a function up to Python 3.12
 
 KEY_MAX = 65536
 DATA_BYTES = 64 << 20
+LETTER_ROOM = 65536  #: for the headers of a dead letter
 _NEVER = 1 << 62
 
 
@@ -59,11 +62,19 @@ class Group:
     durable: bool
     acked: set[int] = field(default_factory=set)
     held: dict[int, object] = field(default_factory=dict)
+    since: dict[int, float] = field(default_factory=dict)  # of those held
     counts: dict[int, int] = field(default_factory=dict)
     back: list[int] = field(default_factory=list)
     members: set[object] = field(default_factory=set)
     left_ns: int = field(default_factory=time.monotonic_ns)
     lost: int = 0
+    paused: bool = False
+    max_deliveries: int = 0
+    dead_letters: int = 0
+
+    def spent(self, offset: int) -> bool:
+        """Whether ``offset``, just taken, was delivered as often as it may be before: nobody is to work on it."""
+        return bool(self.max_deliveries) and self.counts[offset] > self.max_deliveries
 
     def take(self, member: object, limit: int) -> int | None:
         """Hand the lowest record below ``limit`` to ``member``: one given back first, then the next new one."""
@@ -79,12 +90,14 @@ class Group:
             offset = self.next
             self.next += 1
         self.held[offset] = member
+        self.since[offset] = time.monotonic()
         self.counts[offset] = self.counts.get(offset, 0) + 1
         return offset
 
     def finish(self, offset: int) -> bool:
         """``offset`` needs no delivery any more; returns whether ``done`` moved."""
         self.held.pop(offset, None)
+        self.since.pop(offset, None)
         self.counts.pop(offset, None)
         self.acked.add(offset)
         before = self.done
@@ -96,8 +109,18 @@ class Group:
 
     def give_back(self, offset: int) -> None:
         """``offset``, held until now, is to be delivered again."""
-        del self.held[offset]
+        del self.held[offset], self.since[offset]
         heapq.heappush(self.back, offset)
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Members with records in hand."""
+        now, out = time.monotonic(), []
+        for member in set(self.held.values()):
+            mine = [offset for offset, who in self.held.items() if who is member]
+            oldest = min(mine, key=lambda offset: self.since[offset])
+            name = getattr(member, "name", "")
+            out.append(Holder(name, os.getpid(), "", "", len(mine), oldest, now - self.since[oldest]))
+        return tuple(sorted(out, key=lambda holder: -holder.held_s))
 
     def has_for(self, limit: int) -> bool:
         """Whether ``take`` would find something."""
@@ -128,6 +151,7 @@ class Log:
         self.keyframes: deque[int] = deque()
         self.epoch = 0
         self.ended = False
+        self.paused = False
         self.ends: list[int | None] = [None]  # of each epoch
         self.groups: dict[str, Group] = {}
         self.producers: set[object] = set()
@@ -154,7 +178,7 @@ class Log:
         return self.ends[epoch]
 
     def info(self) -> TopicInfo:
-        return TopicInfo(self.spec, self.tail, self.head, self.epoch, self.ended)
+        return TopicInfo(self.spec, self.tail, self.head, self.epoch, self.ended, self.paused)
 
     def group_infos(self) -> list[GroupInfo]:
         return [
@@ -166,12 +190,16 @@ class Log:
                 len(g.members),
                 g.durable,
                 self.suspended(g),
+                g.paused,
                 g.lost,
+                g.dead_letters,
+                g.max_deliveries,
+                g.holders(),
             )
             for g in self.groups.values()
         ]
 
-    def join(self, name: str, start: int, durable: bool) -> None:
+    def join(self, name: str, start: int, durable: bool, max_deliveries: int | None) -> None:
         """Make group ``name`` beginning at ``start``, where it is new; ``ConfigError`` for a start in the future."""
         group = self.groups.get(name)
         if group is None:
@@ -182,6 +210,9 @@ class Log:
                 )
             begin = max(start, self.tail)
             self.groups[name] = group = Group(name, begin, begin, durable, lost=begin - start)
+            group.max_deliveries = self.spec.max_deliveries
+        if max_deliveries is not None:
+            group.max_deliveries = max_deliveries
         group.durable = group.durable or durable
 
     # -- room ------------------------------------------------------------------------------------------------------
@@ -202,7 +233,9 @@ class Log:
         return None if left >= _NEVER >> 1 else max(0.0, left / 1e9) + 1e-3
 
     def make_room(self, nbytes: int) -> bool:
-        """Evict until one more record of ``nbytes`` fits; ``False`` where a group or a claim is in the way."""
+        """Evict until one more record of ``nbytes`` fits; ``False`` where a group, a claim or a pause is in the way."""
+        if self.paused:
+            return False
         while self.head - self.tail + self.reserved >= self.capacity or (
             self.dtype is None and self.nbytes + self.reserved_bytes + nbytes > self.limit_bytes
         ):
@@ -237,6 +270,8 @@ class Log:
 
     def why_full(self) -> str:
         """For the error of a producer that waited in vain."""
+        if self.paused:
+            return f"topic {self.spec.name!r} is paused at offset {self.head}; resume it"
         behind = [f"group {g.name!r} {self.head - g.done} behind" for g in self.groups.values() if g.done <= self.tail]
         claims = [f"{self.reserved} claims open"] if self.reserved else []
         return (
@@ -310,6 +345,39 @@ class Store:
         if log is None:
             raise unknown_topic(name, sorted(self.logs), f"memory://{self.name}")
         return log
+
+    def bury(self, log: Log, group: Group, stored: Stored) -> None:
+        """Copy ``stored``, just taken by a member of ``group``, to the group's dead-letter topic and finish it.
+
+        Raises:
+            WaitTimeoutError: a group that reads the letters is behind; ``stored`` was given back.
+        """
+        spec, deliveries = log.spec, group.counts[stored.offset] - 1
+        name = dead_letter_topic(spec.name, group.name)
+        letters = self.logs.get(name)
+        if letters is None:
+            kept = TopicSpec(
+                name,
+                records=min(spec.records, LETTERS_KEPT),
+                data_bytes=log.limit_bytes + LETTER_ROOM,
+                max_deliveries=0,
+                metadata={"dead_letters_of": spec.name},
+            )
+            letters = self.logs[name] = Log(kept, self.lock)
+        headers = (
+            *stored.headers,
+            *described(log.dtype, tuple(spec.shape)),
+            *dead_headers(spec.name, stored.epoch, stored.offset, group.name, deliveries),
+        )
+        data = stored.data.tobytes() if log.dtype is not None else stored.data
+        if not letters.make_room(size_of(data, stored.key, headers)):
+            group.counts[stored.offset] = deliveries
+            group.give_back(stored.offset)
+            raise WaitTimeoutError(f"{letters.why_full()}; the dead letter at offset {stored.offset} has no room")
+        letters.append(data, stored.key, headers, stored.timestamp_ns, stored.flags)
+        group.dead_letters += 1
+        group.finish(stored.offset)
+        log.wake_all()
 
 
 def size_of(data: Any, key: bytes | None, headers: Headers) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from comux.dead_letters import MAX_DELIVERIES_LIMIT
 from comux.errors import ConfigError, UnknownTopicError
 
 from .address import valid_name
@@ -26,7 +27,11 @@ def check_spec(spec: TopicSpec) -> None:
     check_name("topic", spec.name)
     if spec.policy not in _POLICIES:
         raise ConfigError(f"topic {spec.name!r}: policy {spec.policy!r} is none of {', '.join(_POLICIES)}")
-    for what, value, words in (("writers", spec.writers, ("one", "many")), ("end", spec.end, ("explicit", "auto"))):
+    for what, value, words in (
+        ("layout", spec.layout, ("ring", "pool")),
+        ("writers", spec.writers, ("one", "many")),
+        ("end", spec.end, ("explicit", "auto")),
+    ):
         if value not in words:
             raise ConfigError(f"topic {spec.name!r}: {what} {value!r} is neither {words[0]!r} nor {words[1]!r}")
     for what, number, least in (("records", spec.records, 1), ("first_offset", spec.first_offset, 0)):
@@ -36,6 +41,7 @@ def check_spec(spec: TopicSpec) -> None:
         raise ConfigError(f"topic {spec.name!r}: data_bytes={spec.data_bytes!r} is not a positive integer")
     if not spec.group_grace >= 0:
         raise ConfigError(f"topic {spec.name!r}: group_grace={spec.group_grace!r} is not a number of seconds >= 0")
+    _check_deliveries(f"topic {spec.name!r}", spec.max_deliveries)
     _check_dtype(spec)
     try:
         json.dumps(dict(spec.metadata))
@@ -43,10 +49,17 @@ def check_spec(spec: TopicSpec) -> None:
         raise ConfigError(f"topic {spec.name!r}: metadata is not JSON-ready: {error}") from error
 
 
+def _check_deliveries(what: str, number: object) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MAX_DELIVERIES_LIMIT:
+        raise ConfigError(f"{what}: max_deliveries={number!r}: 1 to {MAX_DELIVERIES_LIMIT}, or 0 for ever")
+
+
 def _check_dtype(spec: TopicSpec) -> None:
     if spec.dtype is None:
         if spec.shape:
             raise ConfigError(f"topic {spec.name!r}: shape={spec.shape} without a dtype; give both or neither")
+        if spec.layout == "pool":
+            raise ConfigError(f"topic {spec.name!r}: layout='pool' is for typed topics; give a dtype and a shape")
         return
     if spec.data_bytes is not None:
         raise ConfigError(f"topic {spec.name!r}: data_bytes is for variable records; a typed topic takes what it needs")
@@ -66,17 +79,24 @@ def check_name(what: str, name: object) -> None:
         raise ConfigError(f"{what} name {name!r} may hold letters, digits, '.', '_' and '-' only, 1 to 100 of them")
 
 
-def check_consumer(topics: str | Sequence[str], group: str | None, start: object, on_end: str) -> tuple[str, ...]:
+def check_consumer(
+    topics: str | Sequence[str], group: str | None, start: object, on_end: str, max_deliveries: int | None = None
+) -> tuple[str, ...]:
     """Check the arguments of ``Broker.consumer``; returns the topics as a tuple.
 
     Raises:
-        ConfigError: no or repeated topics, a bad group name, an unknown start or on_end.
+        ConfigError: no or repeated topics, a bad group name, an unknown start or on_end, ``max_deliveries`` out of
+            range or without a group.
     """
     names = (topics,) if isinstance(topics, str) else tuple(topics)
     if not names or len(set(names)) != len(names):
         raise ConfigError(f"a consumer reads one or several different topics, not {names}")
     if group is not None:
         check_name("group", group)
+    if max_deliveries is not None:
+        _check_deliveries(f"consumer of {names}", max_deliveries)
+        if group is None:
+            raise ConfigError(f"consumer of {names}: max_deliveries is for groups; name one, or leave it out")
     if on_end not in ("stop", "wait"):
         raise ConfigError(f"consumer of {names}: on_end={on_end!r} is neither 'stop' nor 'wait'")
     known = start in ("end", "beginning", "keyframe") if isinstance(start, str) else callable(start)

@@ -1,8 +1,8 @@
 """Apache Kafka in KRaft mode: a single broker with every kind of listener, or a cluster of three.
 
-The single broker offers PLAINTEXT, SASL_PLAINTEXT (PLAIN and SCRAM-SHA-256), SSL and SASL_SSL. Who comes without
-credentials may do everything, and so may alice; bob may do what no ACL forbids him. The passwords are made anew by each
-``up`` and end with it.
+The single broker ``kafka`` offers PLAINTEXT, SASL_PLAINTEXT (PLAIN and SCRAM-SHA-256), SSL and SASL_SSL. Who comes
+without credentials may do everything, and so may alice; bob may do what no ACL forbids him. The passwords are made anew
+by each ``up`` and end with it.
 """
 
 from __future__ import annotations

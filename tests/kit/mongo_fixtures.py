@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +91,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.services)
 
 
+@cache
+def _running(server: str) -> str:
+    """The URL of a server for the whole run; nobody ends it, so that a worker asks once."""
+    return Services(Path(os.environ[_STATE])).up(server)
+
+
 @pytest.fixture
 def mongo(mongo_server: str) -> Iterator[MongoServer]:
     """A database of this test's own on a server for the whole run: leave the server running."""
     if external := os.environ.get(_EXTERNAL):
         server = MongoServer(external, mongo_server)
     else:
-        server = MongoServer(Services(Path(os.environ[_STATE])).up(mongo_server), mongo_server)
+        server = MongoServer(_running(mongo_server), mongo_server)
     yield server
     server.client.drop_database(server.database)
     server.close()

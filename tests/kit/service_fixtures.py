@@ -11,6 +11,7 @@ COMUX_REQUIRE_SERVICES=1 they fail.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
@@ -116,6 +117,12 @@ class KafkaCluster:
         """The authority's certificate (PEM), for clients."""
         return str(self._known("certificate authority")["ca_file"])
 
+    @property
+    def data(self) -> Path:
+        """Where a cluster of one broker keeps its topics."""
+        (process,) = self._known("data folder")["processes"].values()
+        return Path(process["log"]).parent / "data"
+
 
 class OwnKafkaCluster(KafkaCluster):
     """A cluster of a test's own, which it may kill and start again."""
@@ -167,8 +174,8 @@ def kafka() -> KafkaCluster:
 
 @pytest.fixture
 def own_kafka(services: Services) -> OwnKafkaCluster:
-    """A single broker of this test's own."""
-    return _own(services, "kafka")
+    """A single broker of this test's own, without SASL and TLS."""
+    return _own(services, "kafka-plain")
 
 
 @pytest.fixture
@@ -203,7 +210,9 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[_STATE] = str(config.stash[_RUN])
         os.environ[_OWNER] = str(os.getpid())
         # Brokers that live for seconds: half of the processor time of a start goes into making them fast for hours.
-        os.environ.setdefault("KAFKA_JVM_PERFORMANCE_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+        # What Apache built needs no verifying each time.
+        unverified = "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
+        os.environ.setdefault("KAFKA_JVM_PERFORMANCE_OPTS", f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC {unverified}")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -214,11 +223,39 @@ def pytest_unconfigure(config: pytest.Config) -> None:
             print(done.stderr, file=sys.stderr)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     for item in items:
         if FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.services)
+    yield
+    items[:] = spread(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def spread(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """The tests in an order in which those with servers, which mostly wait, come evenly among those that compute.
+
+    Each of the ``workers`` begins with an equal run of the order. Files are dealt to them in turn, so that all begin
+    with the programs of ``cli`` and ``e2e`` and end with what takes milliseconds. Tests of one file (or class) that
+    follow each other stay together: they may share what is costly to make.
+    """
+    sides: dict[bool, list[list[pytest.Item]]] = {True: [], False: []}
+    for (waits, _), group in itertools.groupby(items, lambda item: (_with_server(item), item.parent)):
+        sides[waits].append(list(group))
+    placed: list[tuple[float, list[pytest.Item]]] = []
+    for groups in sides.values():
+        count = sum(map(len, groups))
+        ends = itertools.accumulate(map(len, groups))
+        placed += [((end - len(group) / 2) / count, group) for end, group in zip(ends, groups, strict=True)]
+    placed.sort(key=lambda pair: pair[0])
+    runs: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for _, group in placed:
+        min(runs, key=len).extend(group)
+    return [item for run in runs for item in run]
+
+
+def _with_server(item: pytest.Item) -> bool:
+    return item.get_closest_marker("services") is not None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

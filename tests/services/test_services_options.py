@@ -155,7 +155,7 @@ def test_acks(kafka: KafkaCluster, place: Any, acks: Any) -> None:
     assert values(place.broker, "t") == [b"0", b"1", b"2"]
 
 
-@pytest.mark.parametrize("compression", ["gzip", None])
+@pytest.mark.parametrize("compression", [None, "gzip", "snappy", "lz4", "zstd"])
 @pytest.mark.parametrize("idempotence", [True, False])
 def test_compression_and_idempotence(
     kafka: KafkaCluster, place: Any, compression: str | None, idempotence: bool

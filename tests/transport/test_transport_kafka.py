@@ -54,4 +54,6 @@ def test_the_capabilities_that_kafka_lacks_are_those_of_the_design(kafka: KafkaC
         "exact_loss",
         "gating",  # local groups only: Kafka's never hold the writer back
         "dense_offsets",  # holes are legal on Kafka
+        "dead_letters",  # a cluster counts no deliveries of a record
+        "pausing",  # nor can a topic be stopped for everybody
     }

@@ -122,6 +122,12 @@ def test_one_address_of_several_is_enough() -> None:
             assert time.monotonic() - begun < 3.0
 
 
+def test_a_broker_that_only_says_that_it_failed_is_asked_again() -> None:
+    """Seen while a broker starts: it ended sources for good."""
+    error = translate(kafka_errors.UnknownError("-1"), "here", Notes({}))
+    assert type(error) is ConnectError and error.retriable and "its log" in str(error)
+
+
 def test_what_stands_behind_a_timeout_is_told_while_it_lasts() -> None:
     notes = Notes({})
     waited = kafka_errors.KafkaTimeoutError("60 s")

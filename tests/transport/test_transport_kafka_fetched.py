@@ -13,7 +13,7 @@ from kafka.consumer.fetcher import Fetcher
 from kafka.protocol.consumer import IsolationLevel
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
-from comux.transport.kafka_fetched import Fetched
+from comux.transport.kafka_fetched import Fetched, Unreadable
 
 PARTITION = TopicPartition("camera", 3)
 V1, V2 = 1, 2
@@ -39,11 +39,25 @@ def at_offset(batch: bytes, offset: int) -> bytes:
     return offset.to_bytes(8, "big") + batch[8:]
 
 
-def unpacked(kind: Any, data: bytes, fetch_offset: int = 0, **options: Any) -> tuple[list[Any], int]:
-    """Records, and the offset to fetch next."""
+def fetched(data: bytes, fetch_offset: int = 0, **options: Any) -> tuple[Fetched, dict[TopicPartition, Unreadable]]:
+    """What one fetch brought, and where it notes what cannot be read."""
+    unreadable: dict[TopicPartition, Unreadable] = {}
     options = {"isolation_level": IsolationLevel.READ_UNCOMMITTED, **options}
-    part = kind(fetch_offset, PARTITION, MemoryRecords(data), **options)
-    return part.take(), part.next_fetch_offset
+    return Fetched(unreadable, fetch_offset, PARTITION, MemoryRecords(data), **options), unreadable
+
+
+def unpacked(kind: Any, data: bytes, fetch_offset: int = 0, **options: Any) -> tuple[list[Any], int]:
+    """Records, and the offset to fetch next; raises what made it give up."""
+    options = {"isolation_level": IsolationLevel.READ_UNCOMMITTED, **options}
+    if kind is Fetched:
+        part, unreadable = fetched(data, fetch_offset, **options)
+        records = part.take()
+        for what in unreadable.values():
+            raise what.error
+    else:
+        part = kind(fetch_offset, PARTITION, MemoryRecords(data), **options)
+        records = part.take()
+    return records, part.next_fetch_offset
 
 
 def both(data: bytes, fetch_offset: int = 0) -> list[Any]:
@@ -77,7 +91,7 @@ def test_what_lies_before_the_fetched_offset_is_left_out() -> None:
 
 def test_taking_a_few_at_a_time_goes_on_where_it_stopped() -> None:
     data = batch_of([(i, None, b"x", []) for i in range(5)])
-    part = Fetched(0, PARTITION, MemoryRecords(data), isolation_level=IsolationLevel.READ_UNCOMMITTED)
+    part, _ = fetched(data)
     assert [r.offset for r in part.take(2)] == [0, 1]
     assert part.next_fetch_offset == 2
     assert [r.offset for r in part.take(2)] == [2, 3]
@@ -107,6 +121,24 @@ def test_a_flipped_bit_is_refused(place: int) -> None:
     for kind in (Fetched, Fetcher.PartitionRecords):
         with pytest.raises(kafka_errors.CorruptRecordError):
             unpacked(kind, bytes(data))
+
+
+def test_what_cannot_be_read_ends_the_fetch_and_is_noted() -> None:
+    """What came before it is handed out, and the next fetch begins in front of it, never before what was asked for."""
+    good = at_offset(batch_of([(n, None, b"x" * 50, []) for n in range(3)]), 10)
+    bad = bytearray(at_offset(batch_of([(n, None, b"y" * 50, []) for n in range(4)]), 13))
+    bad[90] ^= 4
+    for committed in (False, True):
+        level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+        part, unreadable = fetched(good + bytes(bad) + at_offset(good, 17), 11, isolation_level=level)
+        assert [record.offset for record in part.take()] == [11, 12]
+        assert not part and part.next_fetch_offset == 13
+        found = unreadable.pop(PARTITION)
+        assert (found.offset, found.end) == (13, None if committed else 17)
+        assert isinstance(found.error, kafka_errors.CorruptRecordError)
+        part, unreadable = fetched(bytes(bad), 15, isolation_level=level)
+        assert part.take() == [] and not part
+        assert part.next_fetch_offset == unreadable[PARTITION].offset == 15
 
 
 @pytest.mark.parametrize("place", [61, *range(63, 75)])  # 62: attributes, a byte, which kafka-python reads as a varint

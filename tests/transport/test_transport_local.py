@@ -316,3 +316,15 @@ def test_who_holds_records_looks_around_only_where_an_end_may_stop_it(
         monkeypatch.setattr(local_consumer.ring, "wait_any", lambda hs, s: (waits.append(s), wait_any(hs, s))[1])
         assert member.poll(0.5) == []
         assert waits and (max(waits) > 0.3 if on_end == "wait" else max(waits) <= 0.1)
+
+
+@pytest.mark.parametrize("address", ["memory://look-at-records", "shm://"])
+def test_the_page_about_looking_in_place_does_what_it_says(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs/how-to/look-at-records-in-place.md"
+    code = page.read_text().split("```python\n")[1].split("```")[0]
+    place = private_directory()
+    monkeypatch.setenv("COMUX_DIR", str(place))
+    try:
+        exec(compile(code.replace("memory://look-at-records", address), str(page), "exec"), {})
+    finally:
+        shutil.rmtree(place)

@@ -15,6 +15,7 @@ from .interface import (
     Identity,
     Outcome,
     Picture,
+    Selection,
     StreamFacts,
 )
 from .registry import canonical_codec, create_decoder, known_codecs
@@ -27,6 +28,7 @@ __all__ = [
     "Identity",
     "Outcome",
     "Picture",
+    "Selection",
     "StreamFacts",
     "canonical_codec",
     "create_decoder",

@@ -24,6 +24,8 @@ def yuv_to_packed(
     rgb: bool,
     out: Buffer,
     out_stride: int,
+    out_width: int,
+    out_height: int,
     /,
 ) -> None:
     """Convert one 8-bit picture with half-width chroma to 3 bytes a pixel.
@@ -31,21 +33,33 @@ def yuv_to_packed(
     Args:
         y, u, v: Planes; ``v`` is ``None`` where ``u`` holds U and V interleaved (NV12).
         y_stride, u_stride, v_stride, out_stride: Bytes from row to row, at least a row's width.
-        width, height: In pixels, 1 to 65536, odd ones too.
+        width, height: Of the planes, in pixels, 1 to 65536, odd ones too.
         chroma_rows: Luma rows per chroma row: 2 (4:2:0) or 1 (4:2:2).
         kr, kb: Luma weights of red and blue, e.g. 0.299 and 0.114 (BT.601).
         full_range: The planes' range; the output's is full.
         rgb: ``False``: B, G, R in memory; ``True``: R, G, B.
         out: Writable.
+        out_width, out_height: Of the array, in pixels, 1 to 65536. Another size than the planes': resized as
+            ``convert.py`` says, working in less memory than some rows of both take.
 
     Raises:
+        MemoryError: there is none for resizing.
         ValueError: a buffer is too small for its size and stride, or a number is out of range.
     """
 
 def luma_to_gray(
-    y: Buffer, y_stride: int, width: int, height: int, full_range: bool, out: Buffer, out_stride: int, /
+    y: Buffer,
+    y_stride: int,
+    width: int,
+    height: int,
+    full_range: bool,
+    out: Buffer,
+    out_stride: int,
+    out_width: int,
+    out_height: int,
+    /,
 ) -> None:
-    """Copy a luma plane, stretched to full range where it is limited; raises ``ValueError`` as above."""
+    """Copy a luma plane, stretched to full range where it is limited, resized as above; raises as above."""
 
 def instruction_sets() -> tuple[str, ...]:
     """Those this machine can run, best first: ``avx512``, ``avx2``, ``sse4.1``, ``plain``."""

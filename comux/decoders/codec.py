@@ -13,10 +13,12 @@ from typing import Final, cast
 
 import av
 from av.codec.context import Flags, ThreadType
+from av.codec.hwaccel import HWAccel
 from av.video.codeccontext import VideoCodecContext
 
-from comux.errors import UnknownCodecError
+from comux.errors import ConfigError, DeviceError, UnknownCodecError
 
+_HARDWARE: Final = {"h264": "h264", "hevc": "hevc", "mjpeg": "mjpeg", "vp9": "vp9", "av1": "av1"}
 _DECODERS: Final[dict[str, tuple[str, ...]]] = {
     "h264": ("h264",),
     "hevc": ("hevc",),
@@ -45,6 +47,34 @@ def decoder_name(codec: str) -> str:
     )
 
 
+def check_device(hwaccel: object, codec: str) -> None:
+    """Check a device that shall decode, as far as that can be known without opening it.
+
+    Raises:
+        ConfigError: it is no device's name, or no hardware decodes this codec.
+        DeviceError: the installed PyAV drives no such device for this codec.
+    """
+    if not isinstance(hwaccel, str) or not hwaccel.partition(":")[0]:
+        raise ConfigError(
+            f"hwaccel is {hwaccel!r}; must be a kind of device, as in 'cuda' or 'vaapi:/dev/dri/renderD128'"
+        )
+    if codec not in _HARDWARE:
+        raise ConfigError(f"hwaccel {hwaccel!r} with codec {codec!r}; devices decode {', '.join(_HARDWARE)}")
+    configs = av.Codec(_HARDWARE[codec], "r").hardware_configs or ()
+    known = sorted({config.device_type.name for config in configs if config.is_supported})
+    if hwaccel.partition(":")[0] not in known:
+        raise DeviceError(
+            f"hwaccel {hwaccel!r}: the installed PyAV {av.__version__} decodes {codec} in hardware with "
+            f"{', '.join(known) or 'nothing'}; leave hwaccel out to decode in software, or install a PyAV built with it"
+        )
+
+
+def _opened(device: HWAccel, decoder: str) -> HWAccel:
+    """The device, after a decoder on it could be made: that is what opens it."""
+    av.CodecContext.create(decoder, "r", hwaccel=device)
+    return device
+
+
 class Codec:
     """A decoder of FFmpeg. Not thread-safe.
 
@@ -54,11 +84,18 @@ class Codec:
             threads, N - 1 frames of delay.
         extradata: Given to the codec as it is; ``None``: none.
         max_pixels: Backstop; the codec refuses to allocate pictures beyond about twice this many.
+        hwaccel: See ``DecoderOptions``; checked by ``check_device``. Pictures come back into the machine's memory.
+
+    Raises:
+        DeviceError: the device cannot be opened.
     """
 
-    def __init__(self, codec: str, *, threads: int, extradata: bytes | None, max_pixels: int) -> None:
-        self._name = decoder_name(codec)
-        self._threads = threads
+    def __init__(
+        self, codec: str, *, threads: int, extradata: bytes | None, max_pixels: int, hwaccel: str | None = None
+    ) -> None:
+        self._name = decoder_name(codec) if hwaccel is None else _HARDWARE[codec]
+        self._hwaccel = hwaccel
+        self._threads = threads if hwaccel is None else 1
         self._extradata = extradata
         # FFmpeg compares the size padded to whole blocks, so its own limit must be looser than ours.
         self._max_pixels = min(2 * max_pixels + (1 << 16), (1 << 31) - 1)
@@ -66,7 +103,7 @@ class Codec:
         self._sent = False
 
     def _make(self) -> VideoCodecContext:
-        context = cast(VideoCodecContext, av.CodecContext.create(self._name, "r"))
+        context = cast(VideoCodecContext, av.CodecContext.create(self._name, "r", hwaccel=self._device()))
         context.thread_type = ThreadType.SLICE if self._threads == 1 else ThreadType.FRAME
         context.thread_count = self._threads
         # Pictures that the codec knows to be wrong come out flagged instead of vanishing: each packet gets its answer.
@@ -75,6 +112,18 @@ class Codec:
         if self._extradata is not None:
             context.extradata = self._extradata
         return context
+
+    def _device(self) -> HWAccel | None:
+        if self._hwaccel is None:
+            return None
+        kind, _, name = self._hwaccel.partition(":")
+        try:
+            return _opened(HWAccel(kind, name or None, allow_software_fallback=False), self._name)
+        except (av.FFmpegError, ValueError, OSError, RuntimeError) as error:
+            raise DeviceError(
+                f"hwaccel {self._hwaccel!r}: the device cannot be opened ({error}); is it there, its driver loaded, "
+                "and may this user use it? Leave hwaccel out to decode in software"
+            ) from error
 
     def renew(self) -> None:
         """Start with a fresh context, parameter sets forgotten.

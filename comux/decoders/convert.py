@@ -10,8 +10,11 @@ assume. ``bgr24``, ``rgb24`` and ``gray`` arrays are full range (black is 0, whi
 own values, untouched.
 
 Two ways. 8-bit 4:2:0 and 4:2:2 pictures (planar and NV12) go through the C kernel (``_convert``): one call, the best
-vector instructions of the machine, chroma replicated, right to less than one unit; where another size is wanted,
-libswscale scales the planes first (area averages down, bilinear up). Every other format goes through libswscale.
+vector instructions of the machine, right to less than one unit. Chroma is replicated. Where another size is wanted the
+same call resizes: along an axis that shrinks a pixel is the average of the area it covers, along one that grows it is
+interpolated, chroma lies in the middle of the pixels it belongs to, and every pixel gets chroma of its own. Every other
+format goes through libswscale, with settings that are as exact without resizing; only where an odd size has subsampled
+chroma of more than 8 bits (no camera does) is chroma up to one sample off. ``gray`` of any YUV is its luma.
 ``COMUX_PIXELS`` chooses by hand: one of the kernel's instruction sets (``avx512``, ``avx2``, ``sse4.1``, ``plain``) or
 ``swscale``.
 """
@@ -61,6 +64,9 @@ _KERNEL_FORMATS: Final[dict[str, tuple[int, int]]] = {
     "yuvj422p": (1, 2),
     "nv12": (2, 1),
 }
+# libswscale without resizing: chroma replicated as the kernel does it, colours computed at full width and rounded right
+# (its default is wrong by up to 4, and smears 4:2:0 chroma of 10 bits over neighbours).
+_EXACT: Final = Interpolation.POINT | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _CHOICE_VARIABLE: Final = "COMUX_PIXELS"
 _FULL_RANGE_FORMATS: Final = ("yuvj420p", "yuvj422p", "yuvj444p", "yuvj440p", "yuvj411p")
 _SWS_FORMAT: Final[dict[str, str]] = {"bgr24": "bgr24", "rgb24": "rgb24", "gray": "gray", "planes": "yuv420p"}
@@ -89,7 +95,7 @@ class Converter:
 
     Attributes:
         spec: Shape and dtype of what ``convert`` returns.
-        path: ``kernel``, ``scale+kernel`` or ``swscale``.
+        path: ``kernel``, ``swscale``, or ``swscale+kernel``: luma of a rare format, made 8 bits by libswscale.
     """
 
     def __init__(
@@ -115,12 +121,18 @@ class Converter:
         self.full_range = color_range == ColorRange.JPEG or frame_format in _FULL_RANGE_FORMATS
         self._matrix = _MATRIX.get(colorspace, Colorspace.ITU601)
         self._size = (target_w, target_h)
-        smaller = target_w < src_w or target_h < src_h
-        self._interpolation = Interpolation.AREA if smaller else Interpolation.BILINEAR
-        if frame_format not in _KERNEL_FORMATS or array_format == "planes" or _swscale_only():
-            self.path = "swscale"
+        if self._size == (src_w, src_h) and array_format != "planes":
+            self._interpolation = _EXACT
         else:
-            self.path = "kernel" if self._size == (src_w, src_h) else "scale+kernel"
+            smaller = target_w < src_w or target_h < src_h
+            self._interpolation = Interpolation.AREA if smaller else Interpolation.BILINEAR
+        luma_only = array_format == "gray" and _has_luma(frame_format)
+        if _swscale_only() or array_format == "planes" or not (frame_format in _KERNEL_FORMATS or luma_only):
+            self.path = "swscale"
+        elif frame_format not in _KERNEL_FORMATS:
+            self.path = "swscale+kernel"  # libswscale's own gray goes through clipped RGB
+        else:
+            self.path = "kernel"
         # libswscale contexts are not thread-safe; each conversion borrows one.
         self._reformatters: deque[VideoReformatter] = deque()
 
@@ -147,23 +159,26 @@ class Converter:
             out = np.empty(shape, dtype)
         elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
             raise ValueError(f"out is {out.dtype} {out.shape}, needs C-contiguous {dtype} {shape}")
-        if self.path == "scale+kernel":
-            # Scaling planes is a third of the work of scaling to three full channels.
-            scaled = self._scaled(frame, "yuv420p", self.full_range)
-            if not self._kernel(scaled, out):
+        if self.path == "swscale+kernel":
+            # Luma of more than 8 bits becomes full range while it has all of them. Between equal kinds of chroma
+            # libswscale would only cut bits off.
+            scaled = self._scaled(frame, "yuv411p", full_range=True)
+            if not self._kernel(scaled, out, full_range=True):
                 raise ComuxError(f"libswscale gave {scaled.format.name} planes stored bottom up")
-        elif self.path != "kernel" or not self._kernel(frame, out):
+        elif self.path != "kernel" or not self._kernel(frame, out, self.full_range):
             self._swscale(frame, out)
         return out
 
-    def _kernel(self, frame: av.VideoFrame, out: npt.NDArray[Any]) -> bool:
+    def _kernel(self, frame: av.VideoFrame, out: npt.NDArray[Any], full_range: bool) -> bool:
         planes = frame.planes
         strides = [plane.line_size for plane in planes]
         if min(strides) <= 0:
             return False  # stored bottom up: rare, and libswscale knows how
         width, height = self._size
         if self.array_format == "gray":
-            _convert.luma_to_gray(planes[0], strides[0], width, height, self.full_range, out, width)
+            _convert.luma_to_gray(
+                planes[0], strides[0], frame.width, frame.height, full_range, out, width, width, height
+            )
             return True
         chroma_rows, chroma_planes = _KERNEL_FORMATS[frame.format.name]
         kr, kb = _WEIGHTS[self._matrix]
@@ -174,15 +189,17 @@ class Converter:
             strides[1],
             planes[2] if chroma_planes == 2 else None,
             strides[-1],
-            width,
-            height,
+            frame.width,
+            frame.height,
             chroma_rows,
             kr,
             kb,
-            self.full_range,
+            full_range,
             self.array_format == "rgb24",
             out,
             width * 3,
+            width,
+            height,
         )
         return True
 
@@ -217,6 +234,11 @@ class Converter:
             picture = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, :line]
             flat[rows : rows + n].reshape(plane.height, line)[:] = picture
             rows += n
+
+
+def _has_luma(frame_format: str) -> bool:
+    kind = av.VideoFormat(frame_format)
+    return not kind.is_rgb and len(kind.components) >= 3
 
 
 def _swscale_only() -> bool:

@@ -17,6 +17,9 @@ a flag and without an exception. So whatever can be checked is checked on every 
 5. **Repeats**, on streams without numbers of codecs whose packets carry numbers of their own: two equal packets in
    a row are one packet sent twice.
 
+After any doubt a keyframe without the parameter sets that it usually comes with is no place to go on at
+(``ParameterWatch``).
+
 What is not seen, on streams without our headers: a bit that flips inside a packet that decodes without complaint; an
 HEVC or VP9 packet cut short (measured: their decoders flag 1 in 20; H.264's flags 19 in 20); a lost VP9 or AV1 packet
 where offsets stay contiguous; a lost run of H.264 packets just so long that ``frame_num`` came round again.
@@ -193,3 +196,39 @@ class Watch:
         if self._repeats and data and previous == data:
             return Verdict(Doubt.DROP, "duplicate", f"offset {record.offset} repeats the packet before it")
         return _FINE
+
+
+class ParameterWatch:
+    """Whether the parameter sets in force can be those that a keyframe was coded with.
+
+    Parameter sets may come in a record of their own, and that record may be what is missing. A codec then decodes the
+    keyframe with the sets before them: where only a quantiser changed, wrong pictures without a word. So after a gap a
+    keyframe must come with the kinds of sets that every keyframe came with that followed no gap. A stream that states
+    its sets once loses one keyframe more after its first gap, and is known from the keyframe after that.
+    """
+
+    def __init__(self) -> None:
+        self._usual: frozenset[int] | None = None
+        self._came: frozenset[int] = frozenset()
+        self._gap = False
+
+    def interrupted(self) -> None:
+        """Something is missing before what comes next."""
+        self._came = frozenset()
+        self._gap = True
+
+    def take(self, kinds: frozenset[int]) -> None:
+        """Parameter sets of these kinds came, undamaged."""
+        self._came |= kinds
+
+    def keyframe(self) -> bool:
+        """A keyframe came, its own sets were taken before: whether nothing that it needs can be missing."""
+        came, gap = self._came, self._gap
+        self._came, self._gap = frozenset(), False
+        if self._usual is None:
+            self._usual = came or None
+            return True
+        if gap:
+            return came >= self._usual
+        self._usual &= came
+        return True

@@ -8,8 +8,11 @@ stream can be joined at any keyframe.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from fractions import Fraction
+from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, NamedTuple, cast
 
@@ -144,7 +147,8 @@ class VideoEncoder:
             options
         )
         try:
-            context.open()
+            with _usual_scheduling():
+                context.open()
         except (av.FFmpegError, ValueError) as error:
             raise ConfigError(
                 f"{self.codec} encoder refuses {self.width}x{self.height} at {float(self.fps):g} fps with "
@@ -237,6 +241,28 @@ class VideoEncoder:
             pts = 0 if packet.pts is None else packet.pts
             out.append(EncodedPacket(data, pts, pts if packet.dts is None else packet.dts, packet.is_keyframe))
         return out
+
+
+@contextmanager
+def _usual_scheduling() -> Iterator[None]:
+    """Threads are scheduled afterwards as this one was before.
+
+    SVT-AV1 that root opens makes the thread that called it real-time, above everything, and never takes it back: all
+    threads and processes that this one starts inherit it, and one that computes then starves the whole machine.
+    """
+    policy, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
+    before = _threads()
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            for thread in {threading.get_native_id()} | _threads() - before:
+                with suppress(ProcessLookupError):  # it ended meanwhile
+                    os.sched_setscheduler(thread, policy, parameter)
+
+
+def _threads() -> set[int]:
+    return {int(task.name) for task in Path("/proc/self/task").iterdir()}
 
 
 def _library(codec: str) -> str | None:

@@ -47,7 +47,7 @@ class MjpegInspector(Inspector):
             seam = data.find(_EOI + _SOI, begin)
             end = len(data) if seam < 0 else seam + 2
             size = jpeg_size(data, begin)
-            unit = Unit(begin, end, Kind.PICTURE, Begin.CLEAN, size, intra=True, reference=False)
+            unit = Unit(begin, end, Kind.PICTURE, Begin.CLEAN, size, intra=True, disposable=True)
             if size is None or 0 in size:
                 unit.kind, unit.begins, unit.why = Kind.INVALID, Begin.NO, "no JPEG frame header"
             elif data.rfind(_EOI, begin, end) < 0:

@@ -8,9 +8,9 @@ out as exactly one *first* outcome: a picture, ``absorbed`` (parameter sets), or
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,10 @@ class DecoderOptions:
         array_format: See ``ArrayFormat``.
         max_pixels: Larger pictures are refused before decoding.
         threads: Codec threads; 1 is live (no frames of delay), 0 lets the codec choose (files).
+        hwaccel: Decode on this device, ``"cuda"`` or with its name ``"vaapi:/dev/dri/renderD128"``; ``None``: software.
+            There is no way back to software by itself: a stream that the device cannot decode is refused, packet by
+            packet (``decode_error``). Hardware does not tell which blocks it guessed: damage that the packets do
+            not show (their sequence, checksum, structure) is not seen.
         on_damage: ``"drop"`` up to the next clean keyframe, or ``"deliver"`` with ``degraded=True``.
         extradata: Out-of-band parameter sets, for example from a container.
         framing: ``"record"``: a record holds whole access units (one, usually). ``"bytestream"``: records are pieces of
@@ -57,6 +61,7 @@ class DecoderOptions:
     array_format: ArrayFormat = "bgr24"
     max_pixels: int = 8192 * 8192
     threads: int = 1
+    hwaccel: str | None = None
     on_damage: Literal["drop", "deliver"] = "drop"
     extradata: bytes | None = None
     framing: Literal["record", "bytestream"] = "record"
@@ -113,7 +118,7 @@ class Outcome:
         cause: Where it did not: ``"absorbed"``, or a drop cause: ``resync`` (damage or a jump, up to the next clean
             keyframe), ``decode_error`` (no packet of this codec, or the codec refused it), ``duplicate`` (the packet
             came twice), ``too_large``, ``no_picture`` (the stream ended, or the codec gave nothing), ``lag`` (see
-            ``set_converting``).
+            ``set_converting``, ``hurry``), ``rate`` (see ``select``: not decoded).
         detail: For people: which damage was seen.
         first: ``False`` for the further pictures of one bytestream record: the record is resolved already.
     """
@@ -123,6 +128,32 @@ class Outcome:
     cause: str | None = None
     detail: str = ""
     first: bool = True
+
+
+class Selection(Protocol):
+    """Which pictures of a stream will be taken, as far as that is known before they are decoded.
+
+    What may be left out is dropped with cause ``rate``. Called in the decoder's thread.
+    """
+
+    @property
+    def period_ns(self) -> int:
+        """Nanoseconds between two pictures that are taken; 0 where all are."""
+
+    def not_before(self, waiting: Iterable[int]) -> int | None:
+        """No picture that was captured earlier than the answer will be taken.
+
+        Args:
+            waiting: Capture times of pictures that were decoded, or are being, and not offered yet: those of them that
+                will be taken count as taken.
+
+        Returns:
+            Unix nanoseconds; ``None`` where it is not known, and nothing must be left out.
+        """
+
+    def align(self, capture_ns: int) -> None:
+        """GOPs are as long as some whole number of pictures that are taken, and one begins at ``capture_ns``, earlier
+        than the next of them: a good place to count from."""
 
 
 class Decoder(ABC):
@@ -163,6 +194,14 @@ class Decoder(ABC):
     def set_converting(self, converting: bool) -> None:
         """``False``: go on decoding but give pictures out as cause ``lag`` (catching up); needs no keyframe to undo."""
 
+    def hurry(self, hurried: bool) -> bool:
+        """``True``: leave out, cause ``lag``, pictures that no other one refers to; needs no keyframe to undo.
+
+        Returns:
+            ``False`` where this decoder decodes everything all the same.
+        """
+        return False
+
     def reshape(self, width: int | None, height: int | None, array_format: ArrayFormat) -> bool:
         """Give pictures out in another size or format from now on, without a new keyframe.
 
@@ -171,6 +210,19 @@ class Decoder(ABC):
 
         Returns:
             ``False`` where this decoder cannot; nothing has changed, and the caller makes another one.
+        """
+        return False
+
+    def select(self, selection: Selection | None) -> bool:
+        """Leave out, from now on, what ``selection`` says nobody will take and no other picture needs.
+
+        A packet left out is still judged: damage, parameter sets and the end are seen in it.
+
+        Args:
+            selection: Asked before each picture; ``None``: decode everything.
+
+        Returns:
+            ``False`` where this decoder decodes everything all the same.
         """
         return False
 

@@ -254,6 +254,7 @@ class H264Inspector(Inspector):
         self._pps: dict[int, PictureParameters] = {}
         self._sets: dict[tuple[int, int], bytes] = {}  # as they came, by kind and number
         self._length_size = 0
+        self._known: set[int] = set()
         self._last_reference: Unit | None = None
         self._repeats = 0
         self._first_field: tuple[int, bool] | None = None  # frame_num and parity of a field that waits for the other
@@ -301,6 +302,7 @@ class H264Inspector(Inspector):
         opened: int | None = None  # where the unit being read begins
         has_picture = False
         size: tuple[int, int] | None = None
+        sets: frozenset[int] = frozenset()
         recovery: int | None = None
         cut: int | None = None  # where the next unit begins, once its non-slice part was seen
         for begin, first in nal_units(data):
@@ -309,8 +311,10 @@ class H264Inspector(Inspector):
                 opened = begin
             if kind in _STARTS_UNIT:
                 if has_picture and cut is None:
-                    cut, size, recovery = begin, None, None
+                    cut, size, sets, recovery = begin, None, frozenset(), None
                 if kind in (_SPS, _PPS):
+                    sets |= {kind}
+                    self._known.add(kind)
                     size = self._take_parameters(kind, nal_bytes(data, first)) or size
                 elif kind == _SEI and recovery is None:
                     recovery = recovery_point(data[first + 1 : first + _HEADER_BYTES])
@@ -325,29 +329,30 @@ class H264Inspector(Inspector):
                 continue
             if has_picture:
                 units[-1].end_byte = opened = cut if cut is not None else begin
-            unit.begin_byte, unit.size = opened, size
+            unit.begin_byte, unit.size, unit.sets = opened, size, sets
             units.append(unit)
-            has_picture, cut, size, recovery = True, None, None, None
-        return self._close(data, units, opened, cut, size)
+            has_picture, cut, size, sets, recovery = True, None, None, frozenset(), None
+        return self._close(data, units, opened, cut, Unit(0, len(data), Kind.PARAMETERS, size=size, sets=sets))
 
     @staticmethod
-    def _close(
-        data: bytes, units: list[Unit], opened: int | None, cut: int | None, size: tuple[int, int] | None
-    ) -> list[Unit]:
+    def _close(data: bytes, units: list[Unit], opened: int | None, cut: int | None, parameters: Unit) -> list[Unit]:
         if opened is None:
             return [Unit(0, len(data), Kind.INVALID, why="no NAL unit in it")]
         if not units:
-            return [Unit(0, len(data), Kind.PARAMETERS, size=size)]
+            return [parameters]
         units[0].begin_byte = 0
         if cut is not None:
-            units[-1].end_byte = cut
-            units.append(Unit(cut, len(data), Kind.PARAMETERS, size=size))
+            units[-1].end_byte = parameters.begin_byte = cut
+            units.append(parameters)
         else:
             units[-1].end_byte = len(data)
         return units
 
     def parameter_sets(self) -> bytes:
         return b"".join(self._sets[key] for key in sorted(self._sets))
+
+    def has_parameters(self) -> bool:
+        return {_SPS, _PPS} <= self._known
 
     def _take_parameters(self, kind: int, unit: bytes) -> tuple[int, int] | None:
         payload = unit[5 : 5 + _HEADER_BYTES]
@@ -414,6 +419,8 @@ class H264Inspector(Inspector):
         if header.redundant:
             return None
         unit.number, unit.head = header.frame_num, nal
+        # Of a field the other one may come in a packet of its own, which the codec could not place without this one.
+        unit.disposable = not (unit.reference or header.field) and unit.begins is Begin.NO
         pair = (header.frame_num, header.bottom)
         if header.field and self._first_field == (header.frame_num, not header.bottom):
             self._first_field = None

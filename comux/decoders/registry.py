@@ -17,6 +17,7 @@ import numpy as np
 
 from comux.errors import ConfigError, UnknownCodecError
 
+from .codec import check_device
 from .framing import PARSED
 from .interface import ArrayFormat, Decoder, DecoderOptions
 
@@ -101,6 +102,8 @@ def check_options(options: DecoderOptions) -> None:
             _check_number(name, side, 1, _MAX_SIDE)
     _check_number("max_pixels", options.max_pixels, 1, 1 << 40)
     _check_number("threads", options.threads, 0, 256)
+    if options.hwaccel is not None and options.codec in _BUILT_IN:
+        check_device(options.hwaccel, options.codec)
     choices: dict[str, tuple[str, tuple[str, ...]]] = {
         "array_format": (options.array_format, get_args(ArrayFormat)),
         "on_damage": (options.on_damage, ("drop", "deliver")),

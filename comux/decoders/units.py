@@ -38,7 +38,10 @@ class Unit:
         intra: Its first slice is intra coded.
         number: H.264 ``frame_num`` (see ``Inspector.continuity``); it wraps at ``modulus``, 0: unchecked.
         head: The first bytes of its first slice, for a closer look later.
-        reference: Other pictures refer to it.
+        reference: H.264: other pictures refer to it (``nal_ref_idc``).
+        disposable: Surely no other picture refers to it and it is coded whole in this unit: all others come out the
+            same without it.
+        sets: Kinds of parameter sets in it (NAL unit types).
         why: For people: what is wrong with an ``INVALID`` one.
     """
 
@@ -53,6 +56,8 @@ class Unit:
     modulus: int = 0
     head: bytes = b""
     reference: bool = True
+    disposable: bool = False
+    sets: frozenset[int] = frozenset()
     why: str = ""
 
 
@@ -93,6 +98,10 @@ class Inspector(ABC):
     def parameter_sets(self) -> bytes:
         """Every parameter set in force, to be put before a packet when a fresh codec goes on with the stream."""
         return b""
+
+    def has_parameters(self) -> bool:
+        """Whether parameter sets of each necessary kind came, readable to us or not."""
+        return True
 
     def begin(self, unit: Unit) -> None:
         """Decoding starts at this unit: forget the numbers before it."""

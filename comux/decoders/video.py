@@ -4,14 +4,15 @@ Problem. A codec after a lost packet goes on delivering pictures, wrong ones, wi
 display order, some packets later, and not one per packet. The source above needs three things all the same: whose
 picture is this, is it right, and what became of the packets that gave none.
 
-Three modes::
+Four modes::
 
     WAIT      nothing is decoded; packets come out as ``resync`` until one that a decoder can start at
     RECOVER   started at an open-GOP or intra-refresh point: what is shown before the point is dropped
     CLEAN     pictures are right
+    PASS      nobody will take a picture before the next keyframe: packets are judged, not decoded (``skipping``)
 
 A *token* (a number that only rises) goes into the codec with each access unit and comes back with its picture. Until
-then the unit is a ``_Piece`` in ``_flight``, in decoding order. Pictures that came out wait in ``_arrived``, in display
+then the unit is a ``Piece`` in ``_flight``, in decoding order. Pictures that came out wait in ``_arrived``, in display
 order, until nothing decoded before them can still turn out to be damaged: a B-picture is shown, so given out, before
 the P-picture it refers to, and only when that P-picture comes out does the codec flag it. Packets that carry our
 sequence number and checksum are *trusted* and never make another wait; without B-pictures nobody waits.
@@ -19,6 +20,8 @@ sequence number and checksum are *trusted* and never make another wait; without 
 At a doubt (before a packet is fed) the codec is drained first: what it holds was decoded from good packets and is
 delivered. When the codec itself reports an error on token t, only pictures with a smaller token than t, and than any
 token that gave no picture, are delivered; the rest is dropped, and the codec made anew. Either way the mode is WAIT.
+The codec is drained too before packets are passed over. A doubt in those is remembered: it matters when the keyframe
+that is waited for does not come.
 
 Invariants. V1: a fed record is unresolved until its first outcome, and resolved for ever afterwards. V2: ``_flight``
 holds exactly the units fed to the codec and not answered. V3: ``_unproved`` is the untrusted part of ``_flight`` that
@@ -41,11 +44,13 @@ from comux.records import Record
 
 from .codec import Codec
 from .convert import Converter, converter
-from .damage import Doubt, Watch
+from .damage import Doubt, ParameterWatch, Watch
+from .flight import Fed, Piece
 from .framing import Framer
-from .interface import ABSORBED, ArrayFormat, Decoder, DecoderOptions, Identity, Outcome
+from .interface import ABSORBED, ArrayFormat, Decoder, DecoderOptions, Identity, Outcome, Selection
 from .packets import inspector_for, packet_bytes
 from .picture import VideoPicture
+from .skipping import Skipper
 from .units import Begin, Kind, Unit
 
 _MAX_PARAMETERS: Final = 1 << 16
@@ -56,31 +61,7 @@ class _Mode(Enum):
     WAIT = 0
     RECOVER = 1
     CLEAN = 2
-
-
-class _Fed:
-    """A record between ``feed`` and its outcome."""
-
-    __slots__ = ("pictures", "record", "resolved", "subs")
-
-    def __init__(self, record: Record) -> None:
-        self.record = record
-        self.resolved = False
-        self.pictures = False  # holds at least one picture, so that its parameter sets alone resolve nothing
-        self.subs = 0
-
-
-class _Piece:
-    """An access unit inside the codec."""
-
-    __slots__ = ("degraded", "fed", "frame", "sub", "token")
-
-    def __init__(self, token: int, fed: _Fed, sub: int, degraded: bool) -> None:
-        self.token = token
-        self.fed = fed
-        self.sub = sub
-        self.degraded = degraded
-        self.frame: av.VideoFrame | None = None
+    PASS = 3
 
 
 class VideoDecoder(Decoder):
@@ -107,18 +88,20 @@ class VideoDecoder(Decoder):
             threads=options.threads,
             extradata=options.extradata if options.codec == "av1" else None,
             max_pixels=options.max_pixels,
+            hwaccel=options.hwaccel,
         )
-        self._framer: Framer[_Fed] | None = Framer(options.codec) if options.framing == "bytestream" else None
+        self._framer: Framer[Fed] | None = Framer(options.codec) if options.framing == "bytestream" else None
         self._watch = Watch(repeats_are_duplicates=self._inspector.repeats_are_duplicates and self._framer is None)
+        self._sets = ParameterWatch()
         self._instant = self._inspector.one_in_one_out and options.threads == 1
         self._converters: dict[tuple[str, int, int, int, int], Converter] = {}
         self._converting = True
         self._out: list[Outcome] = []
         self._unresolved = 0
         self._next_token = 0
-        self._flight: dict[int, _Piece] = {}
+        self._flight: dict[int, Piece] = {}
         self._unproved: dict[int, None] = {}
-        self._arrived: deque[_Piece] = deque()
+        self._arrived: deque[Piece] = deque()
         self._mode = _Mode.WAIT
         self._begins = Begin.NO
         self._begin_token = -1
@@ -129,12 +112,17 @@ class VideoDecoder(Decoder):
         self._tainted = False  # the codec was shown something damaged
         self._refused = ""
         self._why = _JOINING
+        self._skipper = Skipper()
+        self._begin_ns = 0  # capture time of the picture that decoding began at
+        self._leading_cause = "resync"
+        self._doubtful = False  # something is wrong with what was passed over
+        self._sets_passed = False  # the codec has not been shown parameter sets that came meanwhile
 
     # -- the contract ----------------------------------------------------------------------------------------------
 
     @property
     def resyncing(self) -> bool:  # type: ignore[override]  # an attribute to the contract, derived here
-        return self._mode is not _Mode.CLEAN
+        return self._mode is _Mode.WAIT or (self._mode is _Mode.RECOVER and self._leading_cause == "resync")
 
     @property
     def in_flight(self) -> int:
@@ -149,6 +137,16 @@ class VideoDecoder(Decoder):
     def set_converting(self, converting: bool) -> None:
         self._converting = converting
 
+    def hurry(self, hurried: bool) -> bool:
+        """See ``Decoder``."""
+        self._skipper.hurried = hurried
+        return True
+
+    def select(self, selection: Selection | None) -> bool:
+        """See ``Decoder``."""
+        self._skipper.selection = selection
+        return True
+
     def starts_at(self, record: Record) -> bool:
         if record.keyframe:
             return True
@@ -159,7 +157,7 @@ class VideoDecoder(Decoder):
     def feed(self, record: Record) -> list[Outcome]:
         if self._codec is None:
             raise ClosedError(f"topic {record.topic!r} offset {record.offset}: the decoder was closed; make a new one")
-        fed = _Fed(record)
+        fed = Fed(record)
         self._unresolved += 1
         data = packet_bytes(record)
         if data is None:
@@ -173,12 +171,13 @@ class VideoDecoder(Decoder):
             return self._take_out()
         if verdict.doubt is Doubt.RESTART:
             self._end_of_epoch()
+            self._sets.interrupted()  # another life may have other ones
         elif verdict.doubt is not Doubt.NONE:
             self._tear(verdict.detail)
             self._doubt(verdict.reason, verdict.detail)
         self._damaged = verdict.doubt is Doubt.THIS
         if self._damaged and (self.options.on_damage == "drop" or self._framer is not None):
-            self._resolve(fed, "resync", verdict.detail)
+            self._resolve(fed, "rate" if self._mode is _Mode.PASS else "resync", verdict.detail)
         elif not data:
             self._resolve(fed, ABSORBED)
         elif self._framer is not None:
@@ -201,6 +200,7 @@ class VideoDecoder(Decoder):
             self._give_up(piece, cause, "the reader jumped")
         self._wait(_JOINING)
         self._watch.forget()
+        self._skipper.forget_place()
         return self._take_out()
 
     def close(self) -> None:
@@ -219,14 +219,14 @@ class VideoDecoder(Decoder):
 
     # -- from records to access units ------------------------------------------------------------------------------
 
-    def _take_cut(self, units: Iterable[tuple[bytes, _Fed]], passed: Iterable[_Fed], trusted: bool) -> None:
+    def _take_cut(self, units: Iterable[tuple[bytes, Fed]], passed: Iterable[Fed], trusted: bool) -> None:
         for data, fed in units:
             self._take_packet(fed, data, trusted)
         for fed in passed:
             if not fed.pictures:
                 self._resolve(fed, ABSORBED, "no picture starts in it")
 
-    def _take_packet(self, fed: _Fed, data: bytes, trusted: bool) -> None:
+    def _take_packet(self, fed: Fed, data: bytes, trusted: bool) -> None:
         packet = self._inspector.normalise(data)
         if packet is None:
             self._refuse_unit(fed, "NAL unit lengths do not add up")
@@ -239,13 +239,14 @@ class VideoDecoder(Decoder):
             if unit.kind is Kind.PICTURE:
                 fed.subs += 1
 
-    def _take_unit(self, fed: _Fed, unit: Unit, data: bytes, trusted: bool) -> None:
+    def _take_unit(self, fed: Fed, unit: Unit, data: bytes, trusted: bool) -> None:
         if unit.size is not None:
             self._judge_size(unit.size)
         if unit.kind is Kind.INVALID:
             self._refuse_unit(fed, unit.why)
             return
         if unit.kind is Kind.PARAMETERS:
+            self._take_sets(unit)
             self._prefix = (self._prefix + data)[-_MAX_PARAMETERS:]
             self._absorb(fed)
             return
@@ -255,26 +256,92 @@ class VideoDecoder(Decoder):
         begins = Begin.NO if self._damaged else unit.begins
         if self._tainted and self._mode is not _Mode.WAIT and begins in (Begin.CLEAN, Begin.OPEN):
             self._stop(None, "no_picture", self._why)  # a codec that met an error may spoil a keyframe
-        if self._mode is not _Mode.WAIT:
+        if self._mode is not _Mode.WAIT and not (self._mode is _Mode.PASS and self._doubtful):
             gap = self._inspector.continuity(unit)
             if gap:
                 self._doubt("frame_num", gap)
-        if self._mode is _Mode.WAIT:
-            if begins is Begin.NO and fed.record.keyframe and unit.intra and not self._damaged:
-                begins = Begin.OPEN
+        self._take_sets(unit)
+        sound = begins is Begin.CLEAN or (begins is Begin.OPEN and unit.intra)
+        flagged = self._mode in (_Mode.WAIT, _Mode.PASS) and fed.record.keyframe and unit.intra and not self._damaged
+        if begins is Begin.NO and flagged:
+            begins = Begin.OPEN
+        if begins is not Begin.NO and not (self._sets.keyframe() and self._inspector.has_parameters()):
+            begins, self._why = Begin.NO, "the keyframe's parameter sets are missing, or may be"
+        if unit.kind is Kind.PICTURE:
+            self._skipper.see(fed.record.timestamp_ns, key=sound)
+        if self._leaves_out(fed, unit, begins, sound):
+            return
+        if self._mode in (_Mode.WAIT, _Mode.PASS):
             if begins is Begin.NO:
                 self._resolve(fed, "resync", self._why)
                 return
-            self._begin(unit, begins)
+            self._begin(unit, begins, fed.record.timestamp_ns)
         elif unit.leading and self._skip_leading:
-            self._resolve(fed, "resync", "refers to pictures before the keyframe that decoding started at")
+            detail = "refers to pictures before the keyframe that decoding started at"
+            self._resolve(fed, self._leading_cause, detail)
             return
         else:
             self._mark_healing(begins)
         self._tainted = self._tainted or self._damaged
         self._submit(fed, unit, data, trusted)
 
-    def _begin(self, unit: Unit, begins: Begin) -> None:
+    def _take_sets(self, unit: Unit) -> None:
+        if not self._damaged:
+            self._sets.take(unit.sets)
+
+    def _leaves_out(self, fed: Fed, unit: Unit, begins: Begin, sound: bool) -> bool:
+        """Whether the unit is not decoded because nobody will take its picture; it is answered then.
+
+        Args:
+            begins: Where the codec may start, parameter sets and flags considered.
+            sound: The stream itself says that a decoder can start here.
+        """
+        skipper, capture_ns = self._skipper, fed.record.timestamp_ns
+        if self._mode is _Mode.PASS:
+            missing = skipper.keyframe_is_missing(capture_ns, doubtful=self._doubtful)
+            wanted = sound and not skipper.passes_over(capture_ns, [])
+            if begins is not Begin.NO and (wanted or missing):
+                return False
+            if wanted or missing:
+                self._wait(self._why)
+                return False
+            self._leave_out(fed, unit, "rate")
+            return True
+        if self._mode is _Mode.WAIT or self._damaged or unit.kind is not Kind.PICTURE:
+            return False
+        cause = skipper.leaves_out(unit, capture_ns)
+        if cause:
+            self._leave_out(fed, unit, cause)
+            return True
+        if skipper.selection is None:
+            return False
+        waiting = [piece.fed.record.timestamp_ns for piece in self._flight.values()]
+        if self._mode is _Mode.RECOVER:
+            waiting = [other_ns for other_ns in waiting if other_ns >= self._begin_ns]
+        # A leading picture after a start is given to nobody: the GOP may end before it.
+        in_order = capture_ns < self._begin_ns or capture_ns > max(waiting, default=0)
+        if not (in_order and skipper.passes_over(capture_ns, waiting)):
+            return False
+        self._stop(None, "no_picture", "the codec gave nothing for it")
+        self._mode, self._why = _Mode.PASS, "a GOP much longer than those before; its pictures were not all decoded"
+        self._doubtful = self._sets_passed = False
+        self._leave_out(fed, unit, "rate")
+        return True
+
+    def _leave_out(self, fed: Fed, unit: Unit, cause: str) -> None:
+        self._sets_passed = self._sets_passed or bool(unit.sets)
+        if unit.kind is Kind.PICTURE:
+            self._resolve(fed, cause)
+        else:
+            self._absorb(fed)
+
+    def _begin(self, unit: Unit, begins: Begin, capture_ns: int) -> None:
+        self._leading_cause = "resync"
+        if self._mode is _Mode.PASS:
+            self._leading_cause = "rate"
+            if self._sets_passed:
+                self._prefix = (self._inspector.parameter_sets() + self._prefix)[-_MAX_PARAMETERS:]
+        self._begin_ns = capture_ns
         recovers = begins is Begin.REFRESH or (begins is Begin.OPEN and self._inspector.open_by_display)
         self._mode = _Mode.RECOVER if recovers else _Mode.CLEAN
         self._begins = begins
@@ -303,25 +370,25 @@ class VideoDecoder(Decoder):
             self._stop(None, "no_picture", detail)
         self._refused = detail
 
-    def _refuse_unit(self, fed: _Fed, why: str) -> None:
+    def _refuse_unit(self, fed: Fed, why: str) -> None:
         if self._mode is not _Mode.WAIT:
             self._doubt("format", why)
         self._resolve(fed, "decode_error", why)
 
-    def _absorb(self, fed: _Fed) -> None:
+    def _absorb(self, fed: Fed) -> None:
         if not fed.pictures and self._framer is None:
             self._resolve(fed, ABSORBED)
 
     # -- from access units to pictures -----------------------------------------------------------------------------
 
-    def _submit(self, fed: _Fed, unit: Unit, data: bytes, trusted: bool) -> None:
+    def _submit(self, fed: Fed, unit: Unit, data: bytes, trusted: bool) -> None:
         assert self._codec is not None
         token, self._next_token = self._next_token, self._next_token + 1
         if self._prefix:
             data, self._prefix = self._prefix + data, b""
         shown = unit.kind is Kind.PICTURE
         if shown:
-            self._flight[token] = _Piece(token, fed, fed.subs, self._degraded)
+            self._flight[token] = Piece(token, fed, fed.subs, self._degraded)
             if not trusted:
                 self._unproved[token] = None
         frames, problem = self._codec.submit(token, data)
@@ -346,7 +413,7 @@ class VideoDecoder(Decoder):
             piece.frame = frame
             corrupt = frame.is_corrupt
             if self._mode is _Mode.RECOVER and self._still_recovering(piece, corrupt):
-                self._give_up(piece, "resync", "shown before the point that decoding is right from")
+                self._give_up(piece, self._leading_cause, "shown before the point that decoding is right from")
                 continue
             if piece.token == self._heal_token and not corrupt:
                 self._heal()
@@ -357,7 +424,7 @@ class VideoDecoder(Decoder):
             self._arrived.append(piece)
         return bad
 
-    def _still_recovering(self, piece: _Piece, corrupt: bool) -> bool:
+    def _still_recovering(self, piece: Piece, corrupt: bool) -> bool:
         if self._begins is Begin.REFRESH:
             if not corrupt:
                 self._mode = _Mode.CLEAN
@@ -395,7 +462,7 @@ class VideoDecoder(Decoder):
             self._give_up(oldest, "no_picture", "the codec gave no picture for it")
             self._release()
 
-    def _deliver(self, piece: _Piece) -> None:
+    def _deliver(self, piece: Piece) -> None:
         frame = piece.frame
         assert frame is not None
         del self._flight[piece.token]
@@ -423,7 +490,10 @@ class VideoDecoder(Decoder):
         """What comes next may refer to something missing or wrong; what the codec holds is right."""
         self.damage[reason] += 1
         self._why = f"{reason}: {detail}"
-        if self._mode is _Mode.WAIT:
+        self._sets.interrupted()
+        self._skipper.interrupted()
+        self._doubtful = True
+        if self._mode in (_Mode.WAIT, _Mode.PASS):
             return
         if self.options.on_damage == "deliver":
             self._degraded = True
@@ -502,22 +572,23 @@ class VideoDecoder(Decoder):
             self._take_cut(units, passed, trusted=False)
         self._stop(None, "no_picture", "the stream ended")
         self._why = _JOINING
+        self._skipper.forget_place()
 
     # -- the books -------------------------------------------------------------------------------------------------
 
-    def _give_up(self, piece: _Piece, cause: str, detail: str) -> None:
+    def _give_up(self, piece: Piece, cause: str, detail: str) -> None:
         self._flight.pop(piece.token, None)
         self._unproved.pop(piece.token, None)
         piece.frame = None
         self._resolve(piece.fed, cause, detail)
 
-    def _resolve(self, fed: _Fed, cause: str, detail: str = "") -> None:
+    def _resolve(self, fed: Fed, cause: str, detail: str = "") -> None:
         """A unit became no picture: the record's outcome, unless it has one already."""
         if not fed.resolved:
             self._out.append(Outcome(fed.record, None, cause, detail))
             self._settle(fed)
 
-    def _settle(self, fed: _Fed) -> None:
+    def _settle(self, fed: Fed) -> None:
         if not fed.resolved:
             fed.resolved = True
             self._unresolved -= 1

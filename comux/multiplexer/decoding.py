@@ -12,8 +12,10 @@ from dataclasses import replace
 from typing import Final
 
 from comux.account import Account
-from comux.decoders.interface import Decoder, DecoderOptions
+from comux.decoders.interface import Decoder, DecoderOptions, Outcome
+from comux.multiplexer.pacing import RateLimiter
 from comux.options import CamId
+from comux.records import Record
 
 _log = logging.getLogger("comux.multiplexer")
 
@@ -26,20 +28,24 @@ class Decoding:
     Args:
         cam_id: Of the source.
         account: Its books.
+        limiter: Says which pictures the source will not take; is shown every packet.
 
     Attributes:
         decoder: ``None`` before there is one, and after it was given up.
+        hurried: It leaves out what it can, to catch up.
         inherited: It was another source's, and ``open`` has not seen yet whether it will do.
         threads: With how many threads that one decodes, where this one may go on so; 0: choose.
     """
 
-    def __init__(self, cam_id: CamId, account: Account) -> None:
+    def __init__(self, cam_id: CamId, account: Account, limiter: RateLimiter) -> None:
         self.decoder: Decoder | None = None
         self._cam_id = cam_id
         self._account = account
+        self._limiter = limiter
         self._packets = 0  # in the decoder; mirrors the books, so that one that is given up leaves nothing behind
         self._options: DecoderOptions | None = None
         self._converting = True
+        self.hurried = False
         self.inherited = False
         self.threads = 0
 
@@ -54,7 +60,8 @@ class Decoding:
         self.inherited, self.threads = False, 0
         if self.decoder is None:
             self.decoder = make(options)
-            self._converting = True
+            self._converting, self.hurried = True, False
+        self.decoder.select(self._limiter)
         self._options = options
 
     def _goes_on(self, wanted: DecoderOptions) -> bool:
@@ -70,12 +77,16 @@ class Decoding:
         self.decoder, other.decoder = other.decoder, None
         self._packets, other._packets = other._packets, 0
         self._options, self._converting, self.inherited = other._options, other._converting, True
+        self.hurried = other.hurried
         self.threads = self._options.threads if threads and self._options is not None else 0
 
-    def enter(self) -> None:
-        """A packet goes in."""
+    def feed(self, record: Record) -> list[Outcome]:
+        """A packet goes in; what is known of it and of earlier ones now."""
+        assert self.decoder is not None
         self._account.move("queue", PLACE)
         self._packets += 1
+        self._limiter.observe(record.timestamp_ns)
+        return self.decoder.feed(record)
 
     def stored(self) -> None:
         """A packet's picture was taken, and its place in the books with it."""
@@ -91,11 +102,17 @@ class Decoding:
         self._packets -= 1
         self._account.drop(PLACE, cause)
 
-    def convert(self, converting: bool) -> None:
-        """Whether pictures are worth converting; see ``Decoder.set_converting``."""
-        if self.decoder is not None and self._converting is not converting:
+    def convert(self, converting: bool, *, hurried: bool) -> None:
+        """Whether pictures are worth converting, and those that no other one refers to not even decoding; see
+        ``Decoder.set_converting`` and ``Decoder.hurry``."""
+        if self.decoder is None:
+            return
+        if self._converting is not converting:
             self._converting = converting
             self.decoder.set_converting(converting)
+        if self.hurried is not hurried:
+            self.hurried = hurried
+            self.decoder.hurry(hurried)
 
     def give_up(self, cause: str) -> None:
         """Close the decoder; what is in it is dropped."""

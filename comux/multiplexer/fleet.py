@@ -3,7 +3,8 @@
 **What happens.** The process joins a group of the cluster (``transport.Membership``). A topic that the group gives it
 becomes a source, as by ``create``; one that the group takes away is deleted, and only then may another process have
 it. Each is an event: ``fleet.assigned``, ``fleet.revoked``, ``fleet.lost`` (this process was away for longer than the
-session time-out, and others have the camera already), ``fleet.refused`` (a source that could not be made).
+session time-out, and others have the camera already), ``fleet.refused`` (a source that could not be made). A pattern
+may match what comux itself writes, results and control: those are ``fleet.passed_over``.
 
 **Where a camera goes on.** At its newest keyframe: a loop shows the present. With ``durable=True`` at the group's
 committed offset, which only ever covers packets whose batch the loop has left behind by asking for the next one, and
@@ -142,6 +143,8 @@ class Fleet:
     def _assigned(self, topics: frozenset[str]) -> None:
         for topic in sorted(topics):
             try:
+                if self._passed_over(topic):
+                    continue
                 spec = self._spec(topic)
                 self._sources.create(spec, strict=False)
             except ClosedError:
@@ -157,6 +160,16 @@ class Fleet:
                 str(spec.cam_id),
                 topic=topic,
             )
+
+    def _passed_over(self, topic: str) -> bool:
+        if self.topics is None:
+            return False
+        content = str(self._broker().topic(topic).spec.metadata.get("content", ""))
+        if content.startswith("comux "):
+            self._tell(
+                "fleet.passed_over", f"topic {topic!r} holds {content} and is no camera", logging.INFO, topic=topic
+            )
+        return content.startswith("comux ")
 
     def _spec(self, topic: str) -> SourceOptions:
         spec = self._known.get(topic)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from comux.account import Account
+from comux.dead_letters import CAUSE
 from comux.errors import ComuxError, EndOfStream
 from comux.multiplexer.clocks import SourceClock
 from comux.multiplexer.pacing import PeriodMeter
@@ -70,6 +71,7 @@ class Intake:
         self._received = received
         self._queue: deque[Record] = deque()
         self._expected_skip = 0
+        self._booked: dict[str, int] = {}  # what this consumer dropped, by cause, that is in the books
         self._start_ahead: int | None = None
         self._lag_seen = (0, 0.0, time.monotonic_ns())
 
@@ -112,10 +114,13 @@ class Intake:
     def _admit(self, records: list[Record]) -> None:
         now, now_unix_ns = time.monotonic_ns(), time.time_ns()
         grouped = self.consumer is not None and self.consumer.group is not None
+        if grouped:
+            self._book(CAUSE)
         for record in records:
             lapped = record.skipped - self._expected_skip
             self._expected_skip = 0
-            self._account.skip("lapped", lapped)
+            if lapped > 0:
+                self._account.skip("lapped", lapped - self._book("corrupt", lapped))
             if not grouped and self.position is not None:
                 # Offsets that hold no record (on Kafka: ends, transactions, compaction) are no loss, and no picture.
                 holes = record.offset - self.position - max(0, lapped)
@@ -129,6 +134,16 @@ class Intake:
             if self._received is not None:
                 self._received(record)
         self.last_ns = now
+
+    def _book(self, cause: str, most: int | None = None) -> int:
+        """Enter what the consumer dropped by ``cause`` since the last time, and return it; not more than ``most``."""
+        before = self._booked.get(cause, 0)
+        dropped = self.open().account().dropped.get(cause, 0) - before
+        if most is not None:
+            dropped = min(dropped, most)
+        self._account.skip(cause, dropped)
+        self._booked[cause] = before + dropped
+        return dropped
 
     def lag(self) -> tuple[int, float]:
         """Records and seconds behind, now. For the source's thread.
@@ -259,6 +274,7 @@ class Intake:
         self.consumer = consumer
         self.last_ns = time.monotonic_ns()  # nothing could come before
         self._expected_skip = 0
+        self._booked.clear()
         self.take_place(consumer)
 
     def take_place(self, consumer: Consumer) -> None:

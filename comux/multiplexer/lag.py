@@ -7,8 +7,10 @@ at a later point at which a decoder can start (a keyframe), or decode everything
 
 ======================================  ============================================================================
 behind, a keyframe lies ahead           ``JUMP`` there, never backwards; what is passed over is counted ``jumped``
-behind, none ahead                      ``CATCH_UP``: decode without converting; pictures are counted ``lag``
+behind, none ahead                      ``CATCH_UP``: decode without converting, and not even decode what no other
+                                        picture refers to; all are counted ``lag``
 behind ``age`` seconds, none ahead      ``WAIT``: forget the stream up to the next keyframe
+more than half, kept ``freshest``       what no other picture refers to is not decoded (``hurries``), counted ``lag``
 at most half of the limits behind       ``GO`` on normally; the rule is armed again
 in between                              as before
 ======================================  ============================================================================
@@ -98,6 +100,11 @@ class LagRule:
         """Somebody chose the place, however far behind it is: no limit holds until the source has caught up."""
         self.forget()
         self._asked = True
+
+    def hurries(self, records: int, age: float, mode: str) -> bool:
+        """After ``decide``: whether to leave out pictures that no other one refers to: where pictures are kept
+        ``freshest``, from half of the limits on, so that a decoder a little too slow need not jump; and catching up."""
+        return self.catching_up or (mode == "freshest" and not self.limits.recovered(records, age))
 
     def decide(
         self, records: int, age: float, position: int, newest_keyframe: Callable[[], int | None]

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from comux.account import AccountSnapshot
-from comux.control import Change, Controller, Registry, Watcher, YamlRegistry, is_cameras_file, open_registry
+from comux.control import Change, Controller, Registry, Watcher, is_cameras_file, open_registry
 from comux.decoders import create_decoder
 from comux.decoders.interface import Decoder, DecoderOptions
 from comux.errors import ConfigError, EndOfStream
@@ -131,7 +131,7 @@ class Comux(Door):
         if cam_ids is None:
             raise ConfigError("cam_ids is missing: give a list of ids, a Registry, or the path of a cameras file")
         registry = open_registry(cam_ids)
-        if isinstance(registry, YamlRegistry) and registry is not cam_ids:
+        if is_cameras_file(cam_ids):
             self._define_from(registry, watch)
         else:
             self._take(registry, watch)

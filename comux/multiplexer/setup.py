@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
-from comux.control import Act, Controller, YamlRegistry, state_topic_of
+from comux.control import Act, Controller, Registry, state_topic_of
 from comux.errors import ConfigError
 from comux.headers import HeaderSchema
 from comux.headers import check_schema as check_header_schema
@@ -302,7 +302,7 @@ class Door:
         raise core.unknown(inner.topics[0])
 
 
-def from_file(path: Any, words: dict[str, Any]) -> YamlRegistry | None:
+def from_file(path: Any, words: dict[str, Any]) -> Registry | None:
     """The registry of a cameras file; its settings of the program go into ``words``, where there are none.
 
     Returns:
@@ -311,6 +311,8 @@ def from_file(path: Any, words: dict[str, Any]) -> YamlRegistry | None:
     Raises:
         ConfigError: something in it is wrong.
     """
+    from comux.control.cameras_file import YamlRegistry  # a tenth of a second, for programs that have such a file
+
     registry = YamlRegistry(path)
     file = registry.read()
     for name, value in file.words().items():

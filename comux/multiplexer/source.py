@@ -10,10 +10,10 @@ store (full, ``every_frame``) or in an event (paused, backing off), never in a l
 
 **Books.** A packet is held at ``queue`` (read ahead), ``decoder``, ``pictures``, in this order; each step is one call
 of the account.
-Drop causes: ``lapped`` (the topic overwrote it), ``jumped``, ``lag`` (both lag rule), ``resync``, ``decode_error``,
-``too_large``, ``no_picture``, ``duplicate`` (all from the decoder), ``rate``, ``superseded``, ``stale``, ``align``
-(batch), ``failed`` (in a decoder that was given up), ``removed`` and ``closed`` (still waiting when the source or the
-manager ended).
+Drop causes: ``lapped`` (the topic overwrote it), ``corrupt`` (Kafka keeps it damaged), ``jumped``, ``lag`` (both lag
+rule), ``resync``, ``decode_error``, ``too_large``, ``no_picture``, ``duplicate`` (all from the decoder), ``rate``,
+``superseded``, ``stale``, ``align`` (batch), ``failed`` (in a decoder that was given up), ``removed`` and ``closed``
+(still waiting when the source or the manager ended).
 
 **Groups.** A member of a group acknowledges a packet when it left the books (``acks``): what waits when the source ends
 or dies comes again. So a finite source keeps its consumer until its last picture was taken.
@@ -121,12 +121,12 @@ class Source:
         if consumer is not None:
             self.intake.take_place(consumer)
         self._acks: Acks | None = None
-        self._decoding = Decoding(self.cam_id, self.account)
+        self._limiter = RateLimiter(options.rate)
+        self._decoding = Decoding(self.cam_id, self.account, self._limiter)
         self._first_try = True
         self._made_anew = False
         self._progress = False
         self._epoch_over = False
-        self._limiter = None if options.rate is None else RateLimiter(options.rate)
         self._rule = LagRule(self._limits())
         self._stopping = False
         self._cause = "removed"
@@ -213,7 +213,7 @@ class Source:
     def set_rate(self, rate: float | None) -> None:
         """Deliver at most ``rate`` pictures per second from now on."""
         self.options = self.options.changed(rate=rate)
-        self._limiter = None if rate is None else RateLimiter(rate)
+        self._limiter.set_rate(rate)
 
     def stop(self, cause: str) -> None:
         """Tell the thread to end; what still waits is dropped with ``cause``. Does not wait."""
@@ -371,7 +371,7 @@ class Source:
                 continue
             if self.store.mode != self._limits_mode:
                 self._rule.limits = self._limits()
-            if self._rule.limits.active or self._rule.catching_up:
+            if self._rule.limits.active or self._rule.catching_up or self._decoding.hurried:
                 self._apply_lag_rule()
             record = self._next()
             if record is not None:
@@ -446,8 +446,7 @@ class Source:
         assert decoder is not None
         if acks is not None:
             acks.took(record)
-        self._decoding.enter()
-        self._settle(decoder.feed(record))
+        self._settle(self._decoding.feed(record))
         if acks is not None:
             acks.flush()
         if decoder.resyncing and self.state in (State.RUNNING, State.STALLED, State.ENDED, State.RECONNECTING):
@@ -464,7 +463,8 @@ class Source:
                 if outcome.cause == ABSORBED:
                     self._decoding.absorb()
                 else:
-                    self._trouble(outcome)
+                    if outcome.cause != "rate":
+                        self._trouble(outcome)
                     self._decoding.drop(outcome.cause or "no_picture")
                 self._left(outcome.record)
 
@@ -497,8 +497,7 @@ class Source:
         if self.size is None:
             self._around.warm(self.cam_id, self.store.mode, picture)  # before it counts as running
         self.size = (picture.width, picture.height)
-        limiter = self._limiter
-        if limiter is not None and not limiter.take(picture.record.timestamp_ns):
+        if not self._limiter.take(picture.record.timestamp_ns):
             self._refuse(packet, first, "rate")
             return
         array = None
@@ -557,7 +556,7 @@ class Source:
         elif step is Step.WAIT:
             self._settle(decoder.reset("resync"))
             self._set_state(State.RESYNCING, f"{age:.1f} s behind, waiting for the next keyframe")
-        self._decoding.convert(step is not Step.CATCH_UP)
+        self._decoding.convert(step is not Step.CATCH_UP, hurried=self._rule.hurries(records, age, self.store.mode))
 
     def _seek(self) -> None:
         to, wish = self.wishes.take_seek() or ("end", Wish())

@@ -68,6 +68,7 @@ def decoder_options(options: SourceOptions, *, threads: int = 1, topic: TopicInf
         array_format=options.array_format,
         max_pixels=options.max_pixels,
         threads=threads if options.decode_threads is None else options.decode_threads,
+        hwaccel=options.hwaccel,
         on_damage=options.on_damage,
         extradata=options.extradata,
         dtype=options.numpy_dtype,

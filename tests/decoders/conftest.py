@@ -21,8 +21,8 @@ _BLOCK = 16
 _FFMPEG = {"av1": "libdav1d"}
 
 
-def draw(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """I420 planes: a moving picture whose top row of blocks is ``number`` in ten bits."""
+def draw(number: int, width: int = WIDTH, height: int = HEIGHT, colourful: bool = False) -> np.ndarray:
+    """I420 planes: a moving picture whose top row of blocks is ``number`` in ten bits; gray, or with moving colours."""
     planes = np.full((height * 3 // 2, width), 128, np.uint8)
     y, x = np.mgrid[0:height, 0:width]
     planes[:height] = (x + y // 2 + number * 3) % 180 + 30
@@ -30,6 +30,9 @@ def draw(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
         planes[:_BLOCK, bit * _BLOCK : (bit + 1) * _BLOCK] = 235 if number >> bit & 1 else 16
     left = (number * 5) % (width - 24)
     planes[40:64, left : left + 24] = 220
+    if colourful:
+        rows, columns = np.mgrid[height : planes.shape[0], 0:width]
+        planes[height:] = (columns * 3 + rows * 5 + number * 7) % 160 + 48
     return planes
 
 
@@ -53,7 +56,7 @@ class Stream:
     pictures: dict[int, bytes] = field(default_factory=dict)
 
     def decode_all(self) -> dict[int, bytes]:
-        """Luma of every picture by packet index, decoded by plain PyAV without a fault."""
+        """Pixels of every picture by packet index, decoded by plain PyAV without a fault."""
         if not self.pictures:
             context = av.CodecContext.create(_FFMPEG.get(self.codec, self.codec), "r")
             context.thread_count = 1
@@ -63,14 +66,14 @@ class Stream:
                 packet.pts = index
                 frames += context.decode(packet)
             frames += context.decode(None)
-            self.pictures = {frame.pts: luma(frame) for frame in frames}
+            self.pictures = {frame.pts: pixels(frame) for frame in frames}
         return self.pictures
 
 
-def luma(frame: av.VideoFrame) -> bytes:
-    plane = frame.planes[0]
-    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
-    return rows[:, : plane.width].tobytes()
+def pixels(frame: av.VideoFrame) -> bytes:
+    """All planes, without what pads their rows."""
+    planes = [np.frombuffer(memoryview(p), np.uint8).reshape(p.height, p.line_size)[:, : p.width] for p in frame.planes]
+    return b"".join(plane.tobytes() for plane in planes)
 
 
 _X264 = "scenecut=0:threads=1:repeat-headers=1:annexb=1:rc-lookahead=8:sync-lookahead=0:b-adapt=0"
@@ -85,6 +88,12 @@ def _x265(settings: str) -> dict[str, str]:
     return {"preset": "veryfast", "x265-params": f"{_X265}:{settings}"}
 
 
+_SHORT: dict[str, Any] = {
+    "count": 105,
+    "gop": 15,
+    "colourful": True,
+}  # so that damage has a before and after
+
 RECIPES: dict[str, dict[str, Any]] = {
     "h264": {},
     "h264-plain": {"bframes": 0, "gop": 20},
@@ -98,6 +107,21 @@ RECIPES: dict[str, dict[str, Any]] = {
     "hevc": {"codec": "hevc"},
     "hevc-open": {"codec": "hevc", "options": _x265("keyint=20:min-keyint=20:bframes=3:open-gop=1")},
     "hevc-pyramid": {"codec": "hevc", "options": _x265("keyint=25:min-keyint=25:bframes=7:open-gop=0:ref=4")},
+    "h264-short": {**_SHORT, "options": _x264("keyint=15:min-keyint=15:bframes=2:ref=1", "ultrafast")},
+    "h264-short-sets": {
+        **_SHORT,
+        "options": _x264("keyint=15:min-keyint=15:bframes=2:ref=1:chroma-qp-offset=8", "ultrafast"),
+    },
+    "h264-short-open": {**_SHORT, "options": _x264("keyint=15:min-keyint=15:bframes=3:open-gop=1:ref=2")},
+    "h264-short-large": {**_SHORT, "size": (320, 240)},
+    "hevc-short": {**_SHORT, "codec": "hevc", "options": _x265("keyint=15:min-keyint=15:bframes=2:open-gop=0")},
+    "hevc-short-sets": {
+        **_SHORT,
+        "codec": "hevc",
+        "options": _x265("keyint=15:min-keyint=15:bframes=2:open-gop=0:cbqpoffs=8:crqpoffs=8"),
+    },
+    "hevc-short-open": {**_SHORT, "codec": "hevc", "options": _x265("keyint=15:min-keyint=15:bframes=3:open-gop=1")},
+    "hevc-short-large": {**_SHORT, "codec": "hevc", "size": (320, 240)},
     "mjpeg": {"codec": "mjpeg", "count": 30},
     "vp9": {"codec": "vp9"},
     "vp9-lag": {"codec": "vp9", "options": {"lag-in-frames": "16", "deadline": "good", "cpu-used": "8"}},
@@ -111,8 +135,11 @@ def stream(name: str) -> Stream:
     recipe = dict(RECIPES[name])
     codec = recipe.pop("codec", "h264")
     count = recipe.pop("count", 60)
-    with VideoEncoder(codec, WIDTH, HEIGHT, **recipe) as encoder:
-        packets = [packet for number in range(count) for packet in encoder.encode(draw(number), number)]
+    size, colourful = recipe.pop("size", (WIDTH, HEIGHT)), recipe.pop("colourful", False)
+    with VideoEncoder(codec, *size, **recipe) as encoder:
+        packets = [
+            packet for number in range(count) for packet in encoder.encode(draw(number, *size, colourful), number)
+        ]
         packets += encoder.flush()
         extradata = encoder.extradata
     return Stream(
@@ -177,5 +204,5 @@ def kit() -> SimpleNamespace:
         with_value=with_value,
         decoder=decoder,
         run=run,
-        luma=luma,
+        pixels=pixels,
     )

@@ -31,7 +31,7 @@ def check_pixels(kit, source, outcomes, index_of):
     reference = source.decode_all()
     fresh = [o.picture for o in outcomes if o.picture is not None and not o.picture.degraded]
     for picture in fresh:
-        assert kit.luma(picture.frame) == reference[index_of(picture)], picture
+        assert kit.pixels(picture.frame) == reference[index_of(picture)], picture
     return len(fresh)
 
 

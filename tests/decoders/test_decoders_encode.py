@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import av
 import numpy as np
 import pytest
@@ -114,3 +118,18 @@ def test_wrong_arrays_and_a_closed_encoder():
     encoder.close()
     with pytest.raises(ClosedError):
         encoder.encode(np.zeros((48, 64, 3), np.uint8), 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's threads are made real-time by an encoder")
+@pytest.mark.parametrize("codec", encodable_codecs())
+def test_an_encoder_leaves_the_scheduling_of_the_program_alone(codec):
+    """In a process of its own: where it fails, this one is real-time for the rest of its life."""
+    program = (
+        "import os, numpy\n"
+        "from comux.decoders.encode import VideoEncoder\n"
+        f"with VideoEncoder({codec!r}, 64, 64) as encoder:\n"
+        "    encoder.encode(numpy.zeros((64, 64, 3), numpy.uint8), 0)\n"
+        "    print({os.sched_getscheduler(int(thread)) for thread in os.listdir('/proc/self/task')})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.split() == [f"{{{os.SCHED_OTHER}}}"]

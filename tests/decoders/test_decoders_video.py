@@ -43,12 +43,13 @@ def test_every_picture_carries_the_offset_of_its_own_packet(kit, name, threads, 
     assert shown == sorted(shown)
 
 
-@pytest.mark.parametrize("name", ["h264", "hevc", "mjpeg", "vp9", "av1"])
-def test_pixels_are_those_of_a_plain_decode(kit, name):
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_pixels_are_those_of_a_plain_decode(kit, name, threads):
     source = kit.stream(name)
     reference = source.decode_all()
-    outcomes = kit.run(kit.decoder(source), kit.stamp_all(source))
-    assert {o.record.offset: kit.luma(o.picture.frame) for o in outcomes} == reference
+    outcomes = kit.run(kit.decoder(source, threads=threads), kit.stamp_all(source))
+    assert {o.record.offset: kit.pixels(o.picture.frame) for o in outcomes} == reference
 
 
 def test_without_b_frames_and_with_one_thread_each_packet_answers_at_once(kit):
@@ -233,7 +234,7 @@ def test_catching_up_decodes_without_pictures_and_needs_no_keyframe_to_go_on(kit
     reference = source.decode_all()
     for o in outcomes:
         if o.picture:
-            assert kit.luma(o.picture.frame) == reference[o.record.offset]
+            assert kit.pixels(o.picture.frame) == reference[o.record.offset]
 
 
 def test_reset_answers_what_is_in_flight_and_waits_for_a_keyframe(kit):

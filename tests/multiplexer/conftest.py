@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from comux import Comux
 from comux.decoders.interface import Decoder, DecoderOptions, Identity, Outcome, Picture
 from comux.records import KEYFRAME, Record
 from comux.transport import Broker, TopicSpec, connect
@@ -198,6 +199,31 @@ def feed(broker: Broker) -> Callable[..., Feed]:
 def fake() -> type[FakeDecoder]:
     """A fresh class of fake decoders, so that a test may set ``delay`` and ``gate`` on it."""
     return type("TestDecoder", (FakeDecoder,), {})
+
+
+@pytest.fixture
+def started(address: str) -> Iterator[Callable[..., Comux]]:
+    """Starts managers: ``started(["cam1"], mode="every_frame")``; their books are checked at the end."""
+    opened: list[Comux] = []
+
+    def make(ids: list[str], **options: Any) -> Comux:
+        mux = Comux(ids, address=address, **options)
+        opened.append(mux)
+        mux.start()
+        return mux
+
+    yield make
+    for mux in opened:
+        mux.close()
+        for cam_id, account in mux.accounts().items():
+            assert account.balanced, (cam_id, account)
+            assert account.held_total == 0, (cam_id, account)
+
+
+@pytest.fixture
+def start(started: Callable[..., Comux], fake: Any) -> Callable[..., Comux]:
+    """The same with the decoder that decodes nothing."""
+    return lambda ids, **options: started(ids, decoder_factory=fake, **options)
 
 
 @pytest.fixture

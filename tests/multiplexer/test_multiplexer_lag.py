@@ -89,10 +89,16 @@ def test_never_backwards_and_no_livelock_whatever_limit_gop_and_speed(
         assert pictures > steps / 8, "a decoder that is fast enough catches up and stays"
 
 
+def offer(limiter: RateLimiter, capture_ns: int) -> bool:
+    """A packet comes, and its picture at once."""
+    limiter.observe(capture_ns)
+    return limiter.take(capture_ns)
+
+
 def test_rate_keeps_the_average_and_all_where_it_suffices() -> None:
     def passed(rate: float, fps: float, jitter_ns: int = 0, count: int = 3000) -> int:
         limiter = RateLimiter(rate)
-        return sum(limiter.take(10**18 + int(n * 1e9 / fps) + (jitter_ns if n % 2 else 0)) for n in range(count))
+        return sum(offer(limiter, 10**18 + int(n * 1e9 / fps) + (jitter_ns if n % 2 else 0)) for n in range(count))
 
     assert abs(passed(10, 30) - 1000) <= 2
     assert abs(passed(20, 30) - 2000) <= 4
@@ -104,11 +110,29 @@ def test_rate_keeps_the_average_and_all_where_it_suffices() -> None:
 def test_rate_earns_no_burst_in_a_pause_and_survives_a_clock_that_leaps() -> None:
     limiter = RateLimiter(10)
     start = 10**18
-    assert limiter.take(start)
+    assert offer(limiter, start)
     later = start + 60_000_000_000
-    assert sum(limiter.take(later + n * 10_000_000) for n in range(100)) <= 11
-    assert limiter.take(start), "a new clock begins anew"
-    assert not limiter.take(start + 10_000_000)
+    assert sum(offer(limiter, later + n * 10_000_000) for n in range(100)) <= 11
+    assert offer(limiter, start), "a new clock begins anew"
+    assert not offer(limiter, start + 10_000_000)
+
+
+def test_due_times_move_to_a_keyframe_later_and_not_by_jitter() -> None:
+    def next_due(first: float, key: float) -> float | None:
+        limiter = RateLimiter(2)
+        assert offer(limiter, 10**18 + round(first * 1e9))
+        limiter.align(10**18 + round(key * 1e9))
+        due = limiter.not_before(())
+        return None if due is None else round((due - 10**18) / 1e9, 3)
+
+    assert next_due(0.2, 0.4) == 0.9, "0.7 moves to half a second after the keyframe"
+    assert next_due(0.2, 0.65) == 0.7, "jitter"
+    assert next_due(0.2, 0.25) == 0.7
+    assert next_due(0.2, 0.7) == 0.7, "it is due itself"
+    assert next_due(0.2, 0.8) == 0.7, "the next is due before it"
+    nothing = RateLimiter(None)
+    nothing.align(0)
+    assert nothing.not_before(()) is None and nothing.take(0)
 
 
 def test_period_is_measured_and_begins_anew_after_a_gap() -> None:

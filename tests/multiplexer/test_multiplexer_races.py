@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,24 +20,6 @@ from comux.multiplexer.results import Results, SendLimits
 from comux.records import HEADER_SOURCE, Record
 from comux.telemetry import EventLog
 from comux.transport import Broker, TopicSpec
-
-
-@pytest.fixture
-def start(address: str, fake: Any) -> Iterator[Callable[..., Comux]]:
-    opened: list[Comux] = []
-
-    def make(ids: list[str], **options: Any) -> Comux:
-        mux = Comux(ids, address=address, decoder_factory=fake, **options)
-        opened.append(mux)
-        mux.start()
-        return mux
-
-    yield make
-    for mux in opened:
-        mux.close()
-        for cam_id, account in mux.accounts().items():
-            assert account.balanced, (cam_id, account)
-            assert account.held_total == 0, (cam_id, account)
 
 
 def test_the_window_ends_although_new_pictures_push_out_the_first(start: Any, feed: Any, wait_for: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,25 +11,6 @@ import pytest
 from comux.errors import EndOfStream
 from comux.multiplexer import Comux, State
 from comux.transport import Broker
-
-
-@pytest.fixture
-def start(address: str, fake: Any) -> Iterator[Callable[..., Comux]]:
-    """Starts a manager: ``start(["cam1"], mode="every_frame")``; its books are checked at the end."""
-    opened: list[Comux] = []
-
-    def make(ids: list[str], **options: Any) -> Comux:
-        mux = Comux(ids, address=address, decoder_factory=fake, **options)
-        opened.append(mux)
-        mux.start()
-        return mux
-
-    yield make
-    for mux in opened:
-        mux.close()
-        for cam_id, account in mux.accounts().items():
-            assert account.balanced, (cam_id, account)
-            assert account.held_total == 0, (cam_id, account)
 
 
 def state(mux: Comux, cam_id: str) -> str:
@@ -308,6 +288,21 @@ def test_a_gating_member_loses_nothing(start: Any, feed: Any, broker: Broker) ->
     assert take(mux, "a", 400) == list(range(400))
     sender.join(10)
     assert mux.accounts()["a"].dropped_total == 0
+
+
+def test_a_packet_that_its_group_gave_up_is_in_the_books(start: Any, feed: Any, broker: Broker) -> None:
+    """Delivered five times before us, acknowledged never: set aside, counted, and the camera goes on."""
+    f = feed("a", records=40, gop=1)
+    f.send(3)
+    with broker.consumer(f.topic, group="viewer", start="beginning") as before:
+        for _ in range(5):
+            before.nack(before.poll(0)[0])
+    mux = start(["a"], group="viewer", durable=True, mode="every_frame")
+    assert take(mux, "a", 2) == [1, 2]
+    account = mux.accounts()["a"]
+    assert account.balanced
+    assert (account.delivered, account.dropped) == (2, {"dead_letter": 1})
+    assert broker.topics().count(f"{f.topic}.dead.viewer") == 1
 
 
 def test_what_a_source_holds_is_let_go_when_it_is_deleted(start: Any, feed: Any, wait_for: Any, broker: Broker) -> None:

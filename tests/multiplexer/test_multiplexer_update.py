@@ -187,3 +187,22 @@ def test_each_change_leaves_the_others_alone_and_keeps_the_account(
     wanted = {"size": (48, 64, 3)}.get(change, (120, 160, 3))
     assert {item.array.shape for item in mine[12:]} == {wanted}
     assert [item.cam_id for item in mux.get_batch(timeout=0)] == ["a", "b"]
+
+
+def test_a_wrong_codec_is_put_right_while_the_source_runs(start: Any, broker: Broker) -> None:
+    """Nothing on the topic says what it holds; the program said the wrong thing, and then the right one."""
+    broker.create_topic(TopicSpec("raw_mute", records=1024))
+    Camera(broker, "other", gop=10).end()
+    mux = start(["mute", "other"], codec="h264")
+    with broker.producer("raw_mute") as producer:
+        packets = encoded(10, "hevc")
+        for packet in packets[:20]:
+            producer.send(packet.data)
+        assert not mux.read("mute", timeout=1), "HEVC is no H.264"
+        assert mux.accounts()["mute"].delivered == 0
+        mux.update("mute", codec="hevc")
+        for packet in packets[20:]:
+            producer.send(packet.data)
+    items = take(mux, "mute", 20)
+    assert all(item.array.shape == (120, 160, 3) for item in items)
+    assert len(take(mux, "other", 10)) == 10

@@ -16,7 +16,7 @@ from comux.feeds.marks import read_marks
 from comux.feeds.synthetic import parse_synthetic, synthetic_packets
 from comux.headers import decode_headers
 from comux.multiplexer import Comux
-from comux.records import HEADER_CODEC, HEADER_CRC32C, HEADER_SEQUENCE, HEADER_SOURCE, KEYFRAME
+from comux.records import HEADER_CLOCK, HEADER_CODEC, HEADER_CRC32C, HEADER_SEQUENCE, HEADER_SOURCE, KEYFRAME
 from comux.transport import Broker, TopicSpec
 
 
@@ -61,8 +61,11 @@ def publish(broker: Broker) -> Publish:
 
 
 def test_identity_of_every_picture_through_b_frames_and_send(address: str, publish: Publish, broker: Broker) -> None:
-    """The number in the pixels is the number of the packet that was re-emitted, byte for byte; none is missing."""
-    count = 2000
+    """The number in the pixels is the number of the packet that was re-emitted, byte for byte; none is missing.
+
+    Ten thousand of them: ``test_e2e_identity``.
+    """
+    count = 200
     cams = {f"cam{n}": encoded(count, camera=n) for n in (1, 2, 3, 4)}
     for cam, packets in cams.items():
         publish(cam, packets)
@@ -225,3 +228,33 @@ def test_one_camera_stalls_and_comes_back_while_the_others_go_on(address: str, p
                     producer.end()
     assert later.is_set()
     assert got == {"good": list(range(120)), "bad": list(range(120))}
+
+
+RATE = 90_000  # of the clocks in RTP and MPEG, whose 33 bits are all used up every 26.5 hours
+ROUND = 1 << 33
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+@pytest.mark.parametrize("how", ["set back", "wraps"])
+def test_timestamps_that_leap_in_mid_gop_cost_no_picture(address: str, broker: Broker, codec: str, how: str) -> None:
+    packets = encoded(60, codec=codec)
+    broker.create_topic(TopicSpec("raw_a", records=100, metadata={"codec": codec, "finite": True}))
+    producer = broker.producer("raw_a")
+    stamps = []
+    for n in range(len(packets)):
+        ticks = ROUND + (n - 47) * RATE // 30
+        if how == "wraps":
+            stamps.append(ticks % ROUND * 10**9 // RATE)
+        else:
+            stamps.append(ticks * 10**9 // RATE - 3600 * 10**9 * (n >= 47))
+    for packet, stamp in zip(packets, stamps, strict=True):
+        headers = ((HEADER_CLOCK, b"0123456789ab"),)  # the camera's own, so that an age is no fact
+        producer.send(packet.data, flags=KEYFRAME if packet.keyframe else 0, headers=headers, timestamp_ns=stamp)
+    producer.end()
+    with Comux(["a"], address=address, start="beginning", max_age=20.0) as mux:
+        items = [item for batch in mux for item in batch if item]
+        account, clock_epochs = mux.accounts()["a"], mux.status()["sources"]["a"]["clock_epochs"]
+    assert [read_marks(item.array) for item in items] == [(1, n) for n in range(60)]
+    assert [item.record.timestamp_ns for item in items] == [stamps[item.index] for item in items]
+    assert clock_epochs == 1
+    assert account.received == account.delivered == 60 and account.balanced

@@ -29,7 +29,7 @@ static int sides_ok(Py_ssize_t width, Py_ssize_t height)
 static int check_picture(const Py_buffer *y, const Py_buffer *u, const Py_buffer *v, const Py_buffer *out,
                          const comux_picture *p)
 {
-    if (!sides_ok(p->width, p->height))
+    if (!sides_ok(p->width, p->height) || !sides_ok(p->out_width, p->out_height))
         return 0;
     if (p->chroma_rows != 1 && p->chroma_rows != 2) {
         PyErr_Format(PyExc_ValueError, "chroma_rows is %d, not 1 or 2", p->chroma_rows);
@@ -40,11 +40,31 @@ static int check_picture(const Py_buffer *y, const Py_buffer *u, const Py_buffer
     return fits("Y", y->len, p->y_stride, p->width, p->height) &&
            fits("U", u->len, p->u_stride, chroma_w, chroma_h) &&
            (p->v == NULL || fits("V", v->len, p->v_stride, chroma_w, chroma_h)) &&
-           fits("out", out->len, p->out_stride, 3 * p->width, p->height);
+           fits("out", out->len, p->out_stride, 3 * p->out_width, p->out_height);
+}
+
+/* Without the GIL; -1 where there was no memory. */
+static int work(const comux_picture *p)
+{
+    int code = 0;
+    Py_BEGIN_ALLOW_THREADS
+    if (p->width != p->out_width || p->height != p->out_height)
+        code = comux_resize(p);
+    else if (p->u != NULL)
+        comux_convert(p);
+    else
+        comux_gray(p);
+    Py_END_ALLOW_THREADS
+    return code;
+}
+
+static PyObject *done(const comux_picture *p)
+{
+    return work(p) < 0 ? PyErr_NoMemory() : Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(yuv_doc, "yuv_to_packed(y, y_stride, u, u_stride, v, v_stride, width, height, chroma_rows, kr, kb,\n"
-                      "              full_range, rgb, out, out_stride)\n\n"
+                      "              full_range, rgb, out, out_stride, out_width, out_height)\n\n"
                       "Convert one picture; v is None for NV12. See _convert.pyi.");
 
 static PyObject *yuv_to_packed(PyObject *self, PyObject *args)
@@ -55,18 +75,16 @@ static PyObject *yuv_to_packed(PyObject *self, PyObject *args)
     double kr, kb;
     int full_range;
     PyObject *result = NULL;
-    if (!PyArg_ParseTuple(args, "y*ny*nz*nnniddppw*n:yuv_to_packed", &y, &p.y_stride, &u, &p.u_stride, &v, &p.v_stride,
-                          &p.width, &p.height, &p.chroma_rows, &kr, &kb, &full_range, &p.rgb, &out, &p.out_stride))
+    if (!PyArg_ParseTuple(args, "y*ny*nz*nnniddppw*nnn:yuv_to_packed", &y, &p.y_stride, &u, &p.u_stride, &v,
+                          &p.v_stride, &p.width, &p.height, &p.chroma_rows, &kr, &kb, &full_range, &p.rgb, &out,
+                          &p.out_stride, &p.out_width, &p.out_height))
         return NULL;
     p.y = y.buf, p.u = u.buf, p.v = v.buf, p.out = out.buf;
     if (!(kr > 0 && kb > 0 && kr + kb < 1)) {
         PyErr_SetString(PyExc_ValueError, "kr and kb are positive and their sum is below 1");
     } else if (check_picture(&y, &u, &v, &out, &p)) {
         comux_matrix_make(&p.m, kr, kb, full_range);
-        Py_BEGIN_ALLOW_THREADS
-        comux_convert(&p);
-        Py_END_ALLOW_THREADS
-        result = Py_NewRef(Py_None);
+        result = done(&p);
     }
     PyBuffer_Release(&y);
     PyBuffer_Release(&u);
@@ -75,24 +93,25 @@ static PyObject *yuv_to_packed(PyObject *self, PyObject *args)
     return result;
 }
 
-PyDoc_STRVAR(gray_doc, "luma_to_gray(y, y_stride, width, height, full_range, out, out_stride)\n\n"
+PyDoc_STRVAR(gray_doc, "luma_to_gray(y, y_stride, width, height, full_range, out, out_stride, out_width,\n"
+                       "             out_height)\n\n"
                        "Convert a luma plane. See _convert.pyi.");
 
 static PyObject *luma_to_gray(PyObject *self, PyObject *args)
 {
     (void)self;
     Py_buffer y = {0}, out = {0};
-    Py_ssize_t stride, width, height, out_stride;
-    int full_range;
+    comux_picture p = {.chroma_rows = 1};
     PyObject *result = NULL;
-    if (!PyArg_ParseTuple(args, "y*nnnpw*n:luma_to_gray", &y, &stride, &width, &height, &full_range, &out, &out_stride))
+    if (!PyArg_ParseTuple(args, "y*nnnpw*nnn:luma_to_gray", &y, &p.y_stride, &p.width, &p.height, &p.full_range, &out,
+                          &p.out_stride, &p.out_width, &p.out_height))
         return NULL;
-    if (sides_ok(width, height) && fits("Y", y.len, stride, width, height) &&
-        fits("out", out.len, out_stride, width, height)) {
-        Py_BEGIN_ALLOW_THREADS
-        comux_gray(y.buf, stride, width, height, full_range, out.buf, out_stride);
-        Py_END_ALLOW_THREADS
-        result = Py_NewRef(Py_None);
+    p.y = y.buf, p.out = out.buf;
+    if (sides_ok(p.width, p.height) && sides_ok(p.out_width, p.out_height) &&
+        fits("Y", y.len, p.y_stride, p.width, p.height) &&
+        fits("out", out.len, p.out_stride, p.out_width, p.out_height)) {
+        comux_matrix_make(&p.m, 0.299, 0.114, p.full_range); /* luma's part is the same in all of them */
+        result = done(&p);
     }
     PyBuffer_Release(&y);
     PyBuffer_Release(&out);

@@ -1,4 +1,4 @@
-/* YUV to BGR in one pass over the picture.
+/* YUV to BGR in one pass over the picture, and the instruction sets; resize.c is for arrays of another size.
  *
  * Problem. A 1080p picture is 3.1 MB of planes and 6.2 MB of array; the machine needs about 0.4 ms to move that much,
  * so the arithmetic has to fit beside the memory traffic, and must be right to less than one unit.
@@ -25,7 +25,7 @@
  * Bounds. A block reads and writes exactly its pixels; the last one is moved left to end at the picture's edge; pictures
  * narrower than a block are done by scalar_pixels. Nothing is read or written beside the picture.
  */
-#include "pixels.h"
+#include "kernel.h"
 
 #include <math.h>
 #include <string.h>
@@ -37,11 +37,6 @@
 
 /* Outputs from this size on do not fit beside everything else in a core's cache: stores may go past it. */
 #define STREAM_FROM_BYTES (1 << 20)
-
-typedef struct {
-    const uint8_t *y0, *y1, *u, *v; /* y1 is NULL where there is one row only */
-    uint8_t *out0, *out1;
-} row_pair;
 
 static inline int mulhrs(int a, int b)
 {
@@ -110,12 +105,27 @@ static inline __attribute__((always_inline)) void plain_store(uint8_t *out, plai
     }
 }
 
+static void plain_any_ratio(const comux_across *a, const uint16_t *in, uint16_t *out)
+{
+    for (ptrdiff_t i = 0; i < a->n; i++) {
+        const int16_t *weights = a->weights + i / 4 * a->pairs * 8 + i % 4 * 2;
+        int sum = 1 << 13;
+        for (ptrdiff_t k = 0; k < a->pairs; k++, weights += 8) {
+            const uint16_t *pair = in + a->first[i] + 2 * k;
+            sum += (int16_t)pair[0] * weights[0] + (int16_t)pair[1] * weights[1];
+        }
+        out[i] = (uint16_t)(sum >> 14);
+    }
+}
+
 #define ISA(name) plain_##name
+#define NAME "plain"
 #define TARGET
 #define BYTES 16
 #define MULHRS plain_mulhrs
 #define STORE(out, ae, ao, be, bo, ce, co, stream) ((void)(stream), plain_store(out, ae, ao, be, bo, ce, co))
-#include "rows.h"
+#define ANY_RATIO plain_any_ratio
+#include "set.h"
 
 #ifdef HAVE_X86
 /* ---- x86: packus puts the even pixels of 16 first, then the odd ones ------------------------------------------- */
@@ -169,12 +179,55 @@ SSE static inline __attribute__((always_inline)) void sse_store(uint8_t *out, ss
     }
 }
 
+/* One pair of each of four pixels. */
+SSE static inline __attribute__((always_inline)) __m128i sse_pairs(const uint16_t *in, const int32_t *first)
+{
+    int32_t pair[4];
+    for (int i = 0; i < 4; i++)
+        memcpy(&pair[i], in + first[i], 4);
+    return _mm_set_epi32(pair[3], pair[2], pair[1], pair[0]);
+}
+
+SSE static inline __attribute__((always_inline)) void sse_fours(const comux_across *a, const uint16_t *in,
+                                                               uint16_t *out, int near, ptrdiff_t pairs)
+{
+    const __m128i *weights = (const __m128i *)(const void *)a->weights;
+    for (ptrdiff_t i = 0; i < a->n; i += 4) {
+        __m128i sum = _mm_set1_epi32(1 << 13), order = _mm_setzero_si128();
+        if (near)
+            order = _mm_loadu_si128((const __m128i *)(const void *)(a->order + 4 * i));
+        for (ptrdiff_t k = 0; k < pairs; k++) {
+            const uint16_t *from = in + 2 * k;
+            __m128i samples =
+                near ? _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(from + a->first[i])), order)
+                     : sse_pairs(from, a->first + i);
+            sum = _mm_add_epi32(sum, _mm_madd_epi16(samples, _mm_loadu_si128(weights++)));
+        }
+        sum = _mm_srai_epi32(sum, 14);
+        _mm_storel_epi64((__m128i *)(void *)(out + i), _mm_packus_epi32(sum, sum));
+    }
+}
+
+SSE static void sse_any_ratio(const comux_across *a, const uint16_t *in, uint16_t *out)
+{
+    if (!a->near)
+        sse_fours(a, in, out, 0, a->pairs);
+    else if (a->pairs == 1)
+        sse_fours(a, in, out, 1, 1);
+    else if (a->pairs == 2)
+        sse_fours(a, in, out, 1, 2);
+    else
+        sse_fours(a, in, out, 1, a->pairs);
+}
+
 #define ISA(name) sse_##name
+#define NAME "sse4.1"
 #define TARGET SSE
 #define BYTES 16
 #define MULHRS sse_mulhrs
 #define STORE sse_store
-#include "rows.h"
+#define ANY_RATIO sse_any_ratio
+#include "set.h"
 
 #define AVX2 __attribute__((target("avx2")))
 typedef int16_t avx2_w __attribute__((vector_size(32)));
@@ -216,12 +269,45 @@ AVX2 static inline __attribute__((always_inline)) void avx2_store(uint8_t *out, 
     avx2_put(out + 64, _mm256_permute2x128_si256(t1, t2, 0x31), stream);
 }
 
+/* Two fours at once. */
+AVX2 static inline __attribute__((always_inline)) void avx2_fours(const comux_across *a, const uint16_t *in,
+                                                                 uint16_t *out, ptrdiff_t pairs)
+{
+    const __m128i *weights = (const __m128i *)(const void *)a->weights;
+    for (ptrdiff_t i = 0; i < a->n; i += 8, weights += 2 * pairs) {
+        __m256i order = _mm256_loadu_si256((const __m256i *)(const void *)(a->order + 4 * i));
+        __m256i sum = _mm256_set1_epi32(1 << 13);
+        const uint16_t *low = in + a->first[i], *high = in + a->first[i + 4];
+        for (ptrdiff_t k = 0; k < pairs; k++) {
+            __m256i samples = _mm256_loadu2_m128i((const __m128i *)(const void *)(high + 2 * k),
+                                                  (const __m128i *)(const void *)(low + 2 * k));
+            __m256i w = _mm256_loadu2_m128i(weights + pairs + k, weights + k);
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_shuffle_epi8(samples, order), w));
+        }
+        sum = _mm256_srai_epi32(sum, 14);
+        sum = _mm256_permute4x64_epi64(_mm256_packus_epi32(sum, sum), 0x08);
+        _mm_storeu_si128((__m128i *)(void *)(out + i), _mm256_castsi256_si128(sum));
+    }
+}
+
+AVX2 static void avx2_any_ratio(const comux_across *a, const uint16_t *in, uint16_t *out)
+{
+    if (!a->near)
+        sse_any_ratio(a, in, out);
+    else if (a->pairs == 1)
+        avx2_fours(a, in, out, 1);
+    else
+        avx2_fours(a, in, out, a->pairs);
+}
+
 #define ISA(name) avx2_##name
+#define NAME "avx2"
 #define TARGET AVX2
 #define BYTES 32
 #define MULHRS avx2_mulhrs
 #define STORE avx2_store
-#include "rows.h"
+#define ANY_RATIO avx2_any_ratio
+#include "set.h"
 
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,prefer-vector-width=512")))
 typedef int16_t avx512_w __attribute__((vector_size(64)));
@@ -253,25 +339,25 @@ AVX512 static inline __attribute__((always_inline)) void avx512_store(uint8_t *o
 }
 
 #define ISA(name) avx512_##name
+#define NAME "avx512"
 #define TARGET AVX512
 #define BYTES 64
 #define MULHRS avx512_mulhrs
 #define STORE avx512_store
-#include "rows.h"
+#define ANY_RATIO avx2_any_ratio
+#include "set.h"
 #endif /* HAVE_X86 */
 
 /* ---- which set ------------------------------------------------------------------------------------------------- */
 
-typedef void rows_fn(const comux_picture *, const row_pair *, int);
-
+static const comux_set *sets[4];
 static const char *names[5];
-static rows_fn *functions[5];
 static int count, current;
 
-static void add(const char *name, rows_fn *function)
+static void add(const comux_set *set)
 {
-    names[count] = name;
-    functions[count++] = function;
+    names[count] = set->name;
+    sets[count++] = set;
 }
 
 __attribute__((constructor)) static void find_sets(void)
@@ -280,13 +366,13 @@ __attribute__((constructor)) static void find_sets(void)
     make_tables();
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi"))
-        add("avx512", avx512_rows);
+        add(&avx512_set);
     if (__builtin_cpu_supports("avx2"))
-        add("avx2", avx2_rows);
+        add(&avx2_set);
     if (__builtin_cpu_supports("sse4.1"))
-        add("sse4.1", sse_rows);
+        add(&sse_set);
 #endif
-    add("plain", plain_rows);
+    add(&plain_set);
 }
 
 const char *const *comux_isa_available(void)
@@ -294,9 +380,14 @@ const char *const *comux_isa_available(void)
     return names;
 }
 
+const comux_set *comux_set_current(void)
+{
+    return sets[__atomic_load_n(&current, __ATOMIC_RELAXED)];
+}
+
 const char *comux_isa_current(void)
 {
-    return names[__atomic_load_n(&current, __ATOMIC_RELAXED)];
+    return comux_set_current()->name;
 }
 
 int comux_isa_use(const char *name)
@@ -330,11 +421,26 @@ void comux_matrix_make(comux_matrix *m, double kr, double kb, int full_range)
     m->b0 = m->g0 = m->r0 = (int16_t)(fixed(black, 5) + 16);
 }
 
+int comux_may_stream(const comux_picture *p)
+{
+    return ((uintptr_t)p->out | (uintptr_t)p->out_stride) % 64 == 0 &&
+           p->out_stride * p->out_height >= STREAM_FROM_BYTES;
+}
+
+void comux_stream_end(int stream)
+{
+#ifdef HAVE_X86
+    if (stream)
+        _mm_sfence(); /* streaming stores are ordered by nothing else: the array is handed to other threads */
+#else
+    (void)stream;
+#endif
+}
+
 void comux_convert(const comux_picture *p)
 {
-    rows_fn *rows = functions[__atomic_load_n(&current, __ATOMIC_RELAXED)];
-    int stream = ((uintptr_t)p->out | (uintptr_t)p->out_stride) % 64 == 0 &&
-                 p->out_stride * p->height >= STREAM_FROM_BYTES;
+    const comux_set *set = comux_set_current();
+    int stream = comux_may_stream(p);
     for (ptrdiff_t row = 0; row < p->height; row += p->chroma_rows) {
         ptrdiff_t chroma = row / p->chroma_rows;
         int two = p->chroma_rows == 2 && row + 1 < p->height;
@@ -346,12 +452,9 @@ void comux_convert(const comux_picture *p)
             .out0 = p->out + row * p->out_stride,
             .out1 = two ? p->out + (row + 1) * p->out_stride : NULL,
         };
-        rows(p, &r, stream);
+        set->rows(p, &r, stream);
     }
-#ifdef HAVE_X86
-    if (stream)
-        _mm_sfence(); /* streaming stores are ordered by nothing else: the array is handed to other threads */
-#endif
+    comux_stream_end(stream);
 }
 
 /* (Y - 16) * 255 / 219 in unsigned 16-bit lanes, 6 bits of fraction: every one of the 220 values comes out rounded
@@ -378,18 +481,19 @@ AVX2 static void avx2_gray(const uint8_t *y, uint8_t *out, ptrdiff_t width)
 }
 #endif
 
-void comux_gray(const uint8_t *y, ptrdiff_t stride, ptrdiff_t width, ptrdiff_t height, int full_range, uint8_t *out,
-                ptrdiff_t out_stride)
+void comux_gray(const comux_picture *p)
 {
     void (*row_fn)(const uint8_t *, uint8_t *, ptrdiff_t) = plain_gray;
 #ifdef HAVE_X86
     if (comux_isa_current()[0] == 'a')
         row_fn = avx2_gray; /* whatever has AVX-512 has AVX2 */
 #endif
-    for (ptrdiff_t row = 0; row < height; row++, y += stride, out += out_stride) {
-        if (full_range)
-            memcpy(out, y, (size_t)width);
+    for (ptrdiff_t row = 0; row < p->height; row++) {
+        const uint8_t *y = p->y + row * p->y_stride;
+        uint8_t *out = p->out + row * p->out_stride;
+        if (p->full_range)
+            memcpy(out, y, (size_t)p->width);
         else
-            row_fn(y, out, width);
+            row_fn(y, out, p->width);
     }
 }

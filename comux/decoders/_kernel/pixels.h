@@ -16,10 +16,12 @@ typedef struct {
 typedef struct {
     const uint8_t *y, *u, *v; /* v is NULL where u holds U and V interleaved (NV12) */
     ptrdiff_t y_stride, u_stride, v_stride;
-    uint8_t *out; /* 3 bytes a pixel */
+    uint8_t *out; /* 3 bytes a pixel; 1 in comux_resize where u is NULL: gray */
     ptrdiff_t out_stride;
-    ptrdiff_t width, height;
+    ptrdiff_t width, height;         /* of the planes */
+    ptrdiff_t out_width, out_height; /* of the array; comux_convert takes the planes' for it */
     int chroma_rows; /* luma rows per chroma row: 2 (4:2:0) or 1 (4:2:2) */
+    int full_range;  /* of the planes; for gray, m says it otherwise */
     int rgb;         /* 0: B, G, R in memory; 1: R, G, B */
     comux_matrix m;
 } comux_picture;
@@ -31,9 +33,12 @@ void comux_matrix_make(comux_matrix *m, double kr, double kb, int full_range);
  * the output's. No locks, no allocation, any thread. */
 void comux_convert(const comux_picture *p);
 
+/* The same into an array of another size; resize.c says how. Allocates what it works in and frees it.
+ * Returns -1 where there is no memory, else 0. No locks, any thread. */
+int comux_resize(const comux_picture *p);
+
 /* Luma alone, stretched to full range where it is limited. */
-void comux_gray(const uint8_t *y, ptrdiff_t stride, ptrdiff_t width, ptrdiff_t height, int full_range, uint8_t *out,
-                ptrdiff_t out_stride);
+void comux_gray(const comux_picture *p);
 
 /* Instruction sets that this build has and this machine can run, best first; NULL ends the list. */
 const char *const *comux_isa_available(void);

@@ -1,11 +1,5 @@
-/* One or two rows of pixels with one instruction set. A template: pixels.c includes it once for each, with
- *
- *   ISA(name)      the name with the set's suffix
- *   TARGET         function attribute that allows the set
- *   BYTES          vector size in bytes, which is also the number of pixels done at once
- *   MULHRS(a, b)   (a * b + 2^14) >> 15 in 16-bit lanes, all of it or nothing rounded differently
- *   STORE(...)     interleaves three channels of even and odd pixels and stores 3 * BYTES bytes
- */
+/* Rows of pixels with one instruction set: out of planes, or out of the lines that resizing made of them. A template;
+ * set.h includes it and says with what. */
 
 typedef int16_t ISA(words) __attribute__((vector_size(BYTES)));
 typedef uint16_t ISA(uwords) __attribute__((vector_size(BYTES)));
@@ -95,10 +89,77 @@ TARGET static void ISA(rows)(const comux_picture *p, const row_pair *r, int stre
         ISA(line)(p, r, 0, 0);
 }
 
-#undef W
-#undef UW
-#undef ISA
-#undef TARGET
-#undef BYTES
-#undef MULHRS
-#undef STORE
+/* ---- out of lines ----------------------------------------------------------------------------------------------- */
+
+/* Luma of BYTES / 2 even or odd pixels from x on, times its coefficient. */
+TARGET static inline __attribute__((always_inline)) W ISA(line_luma)(const comux_picture *p, const uint16_t *y)
+{
+    W luma;
+    memcpy(&luma, y, sizeof luma);
+    return MULHRS(luma, ISA(splat)(p->m.y));
+}
+
+/* BYTES / 2 even or odd pixels, each with chroma of its own. */
+TARGET static inline __attribute__((always_inline)) void ISA(line_half)(const comux_picture *p, const comux_lines *l,
+                                                                       ptrdiff_t x, W *b, W *g, W *r)
+{
+    UW u, v;
+    memcpy(&u, l->u + x, sizeof u);
+    memcpy(&v, l->v + x, sizeof v);
+    W luma = ISA(line_luma)(p, l->y + x), du = (W)((u - 0x4000) << 1), dv = (W)((v - 0x4000) << 1);
+    W green = MULHRS(du, ISA(splat)(p->m.gu)) + MULHRS(dv, ISA(splat)(p->m.gv));
+    *b = (luma + (MULHRS(du, ISA(splat)(p->m.bu)) + p->m.b0)) >> 5;
+    *g = (luma + (green + p->m.g0)) >> 5;
+    *r = (luma + (MULHRS(dv, ISA(splat)(p->m.rv)) + p->m.r0)) >> 5;
+}
+
+/* BYTES pixels, the first one the line's 2 * x-th. */
+TARGET static inline __attribute__((always_inline)) void ISA(line_block)(const comux_picture *p, const comux_lines *l,
+                                                                        ptrdiff_t x, uint8_t *out, int stream)
+{
+    W be, ge, re, bo, go, ro;
+    ISA(line_half)(p, l, x, &be, &ge, &re);
+    ISA(line_half)(p, l, l->half + x, &bo, &go, &ro);
+    if (p->rgb)
+        STORE(out, re, ro, ge, go, be, bo, stream);
+    else
+        STORE(out, be, bo, ge, go, re, ro, stream);
+}
+
+TARGET static inline __attribute__((always_inline)) W ISA(line_gray)(const comux_picture *p, const uint16_t *y)
+{
+    W gray = (ISA(line_luma)(p, y) + p->m.b0) >> 5;
+    W over = gray > 255;
+    gray &= ~(gray < 0);
+    return (gray & ~over) | (over & 255);
+}
+
+TARGET static inline __attribute__((always_inline)) void ISA(gray_block)(const comux_picture *p, const comux_lines *l,
+                                                                        ptrdiff_t x, uint8_t *out)
+{
+    W both = ISA(line_gray)(p, l->y + x) | ISA(line_gray)(p, l->y + l->half + x) << 8;
+    memcpy(out, &both, sizeof both);
+}
+
+TARGET static void ISA(line_pixels)(const comux_picture *p, const comux_lines *l, uint8_t *out, int stream)
+{
+    uint8_t last[3 * BYTES];
+    ptrdiff_t x = 0, whole = p->out_width - BYTES, channels = l->u == NULL ? 1 : 3;
+    if (l->u == NULL)
+        for (; x <= whole; x += BYTES)
+            ISA(gray_block)(p, l, x / 2, out + x);
+    else if (stream)
+        for (; x <= whole; x += BYTES)
+            ISA(line_block)(p, l, x / 2, out + 3 * x, 1);
+    else
+        for (; x <= whole; x += BYTES)
+            ISA(line_block)(p, l, x / 2, out + 3 * x, 0);
+    if (x == p->out_width)
+        return;
+    /* The rest is a part of a block whose inputs are in the padding. */
+    if (l->u == NULL)
+        ISA(gray_block)(p, l, x / 2, last);
+    else
+        ISA(line_block)(p, l, x / 2, last, 0);
+    memcpy(out + channels * x, last, (size_t)(channels * (p->out_width - x)));
+}

@@ -44,7 +44,7 @@ from comux.options import check_choice, topic_name
 from comux.telemetry import Event
 
 STEP: Final = 0.2  #: seconds a batch is waited for, at most
-WARM_UP: Final = 10.0  #: seconds after which the clock starts whether every camera has shown a picture or not
+WARM_UP: Final = 20.0  #: seconds after which the clock starts whether every camera has shown a picture or not
 DEFAULT_SECONDS: Final = 15.0  #: where no terminal is: a run that nobody can stop ends by itself
 CHILDREN_END: Final = 0.6  #: seconds children have to end in order
 FLUSH: Final = 0.2

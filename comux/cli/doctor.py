@@ -6,12 +6,14 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import resource
 import struct
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
@@ -20,6 +22,7 @@ from rich.text import Text
 from comux.cli.tables import check_format, console, plain_table, print_json
 from comux.errors import ComuxError, ConfigError
 from comux.ring.directory import check_directory, default_directory
+from comux.ring.space import Space, space_of
 
 Verdict = Literal["ok", "warning", "wrong"]
 
@@ -27,12 +30,14 @@ ROOM_MB: Final = 256  #: of shared memory, below which a few cameras do not fit
 FILES: Final = 1024  #: that a program with a hundred cameras has open
 _STYLES: Final = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 _SYS_FUTEX_WAITV: Final = 449
+_F_OFD_GETLK: Final = 36
 _F_OFD_SETLK: Final = 37
+_FLOCK: Final = "hhqqi"
 _TIME_ERROR: Final = 5
 _RELEASED: Final = 1.79e9  #: Unix time before which no clock that is right can be
 _CODECS: Final = ("h264", "hevc", "mjpeg", "vp9", "av1")
 LOGIND: Final = (Path("/etc/systemd/logind.conf"), Path("/etc/systemd/logind.conf.d"))
-CGROUP: Final = Path("/sys/fs/cgroup")
+PROC: Final = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,66 +101,88 @@ def folder() -> Found:
     return "ok", f"{base}, {exists}", ""
 
 
-def _mount(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path
-
-
 def shared_memory() -> Found:
     """Room for topics."""
-    base = _mount(default_directory())
-    stat = os.statvfs(base)
-    free, size = (stat.f_bavail * stat.f_frsize >> 20, stat.f_blocks * stat.f_frsize >> 20)
-    found = f"{free} of {size} MB are free at {base}"
-    if free >= ROOM_MB:
+    space = space_of(default_directory())
+    if space.free is None or space.size is None:
+        return "ok", f"no bound at {space.directory}", ""
+    found = f"{space.free >> 20} of {space.size >> 20} MB are free at {space.directory}"
+    if not space.in_memory:
+        remedy = "put topics on tmpfs, where no disk slows them: unset COMUX_DIR, or export COMUX_DIR=/dev/shm/mine"
+        return "warning", f"{found}, which is no memory", remedy
+    if space.free >= ROOM_MB << 20:
         return "ok", found, ""
     remedy = "containers: docker run --shm-size=2g (or --ipc=host); else: mount -o remount,size=2G /dev/shm"
-    return "wrong", found, f"{remedy}; comux topics list shows what takes it"
+    return "wrong", found, f"{remedy}; comux gc removes what nobody uses, comux plan memory says how much topics take"
 
 
 def memory_limit() -> Found:
     """A control group's limit, which kills instead of refusing."""
-    limits = []
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            limits.append(int((CGROUP / name).read_text()))
-        except (OSError, ValueError):  # none, or "max"
-            continue
-    bounded = [limit for limit in limits if limit < 1 << 60]
-    if not bounded:
+    space = space_of(default_directory())
+    if space.limit is None or space.limit_free is None:
         return "ok", "no limit", ""
-    limit = min(bounded)
-    stat = os.statvfs(_mount(default_directory()))
-    found = f"{limit >> 20} MB for all of this container, shared memory included"
-    if limit >= stat.f_blocks * stat.f_frsize:
+    left = max(0, space.limit_free)
+    found = f"{space.limit >> 20} MB for all of this container, shared memory included; {left >> 20} MB are left"
+    if left >= (space.size or space.limit) and left >= ROOM_MB << 20:
         return "ok", found, ""
-    return "warning", found, "topics that grow past it end a process instead of an error: docker run --memory=…"
+    remedy = f"topics that grow past it end a process instead of an error: docker run --memory={_enough(space)}m"
+    return "warning", found, f"{remedy}, or systemctl set-property UNIT MemoryMax={_enough(space)}M"
+
+
+def _enough(space: Space) -> int:
+    """MB for what is in use and all that topics may take."""
+    used = (space.limit or 0) - (space.limit_free or 0)
+    return (used + max(space.size or 0, ROOM_MB << 20) >> 20) + 1
 
 
 def locks() -> Found:
     """Locks of open file descriptions, by which the dead are told from the living."""
-    base = _mount(default_directory())
-    with tempfile.TemporaryFile(dir=base) as file:
-        flock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+    base = space_of(default_directory()).directory
+    elsewhere = "put topics on a local file system (tmpfs): export COMUX_DIR=/dev/shm/mine"
+    with tempfile.NamedTemporaryFile(dir=base) as file, open(file.name, "rb") as other:  # noqa: PTH123 - its name is text
         try:
-            fcntl.fcntl(file, _F_OFD_SETLK, flock)
+            fcntl.fcntl(file, _F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))
+            seen = fcntl.fcntl(other, _F_OFD_GETLK, _whole_file(fcntl.F_RDLCK))
         except OSError as exc:
-            remedy = "put topics on a local file system (tmpfs): export COMUX_DIR=/dev/shm/mine"
-            return "wrong", f"refused at {base}: {exc.strerror}", remedy
+            return "wrong", f"refused at {base}: {exc.strerror}", elsewhere
+    if struct.unpack(_FLOCK, seen)[0] == fcntl.F_UNLCK:
+        return "wrong", f"taken at {base}, but nobody else sees them: the living would look dead", elsewhere
     return "ok", f"work at {base}", ""
+
+
+def _whole_file(kind: int) -> bytes:
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 1, 0)
+
+
+def processes() -> Found:
+    """What /proc tells: who a process is, and the file behind a descriptor."""
+    missing = [name for name in ("self/stat", "self/fd", "self/ns/pid", "self/cgroup") if not (PROC / name).exists()]
+    if not missing:
+        return "ok", f"{PROC} tells", ""
+    return "wrong", f"{PROC} has no {', '.join(missing)}", f"mount -t proc proc {PROC}"
 
 
 def waiting() -> Found:
     """Waiting for many topics at once."""
+    number = _futex_waitv()
+    if number not in (errno.ENOSYS, errno.EPERM):
+        return "ok", "futex_waitv", ""
+    slower = "nothing breaks: a consumer of many topics wakes up a little more often"
+    release = os.uname().release
+    version = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
+    if number == errno.ENOSYS and version < (5, 16):
+        return "warning", f"no futex_waitv: this kernel ({release}) has none, Linux 5.16 has", slower
+    remedy = (
+        "update Docker and libseccomp (2.5.4 knows it), or docker run --security-opt seccomp=PROFILE that allows it"
+    )
+    return "warning", f"no futex_waitv: a seccomp profile refuses it (kernel {release} has it)", f"{slower}; {remedy}"
+
+
+def _futex_waitv() -> int:
+    """The error number of a call that waits for nothing."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall(ctypes.c_long(_SYS_FUTEX_WAITV), None, 0, 0, None, 0)
-    if ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
-        return "ok", "futex_waitv", ""
-    missing = ctypes.get_errno() == errno.ENOSYS
-    why = "this kernel has none (Linux 5.16 has)" if missing else "a seccomp profile refuses it"
-    remedy = "nothing breaks: a consumer of many topics wakes up a little more often"
-    return "warning", f"no futex_waitv: {why}", remedy
+    return ctypes.get_errno()
 
 
 def logout() -> Found:
@@ -176,16 +203,25 @@ def logout() -> Found:
 
 def clock() -> Found:
     """The time of day, by which ages across machines are told."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    kept = libc.adjtimex(ctypes.create_string_buffer(256))  # its result is the clock's state
-    if kept < 0:
-        return "warning", f"not known: {os.strerror(ctypes.get_errno())}", ""
+    kept, number = _adjtimex()
     if time.time() < _RELEASED:
         return "wrong", f"it is {time.strftime('%Y-%m-%d')} here", "set the clock: timedatectl set-ntp true"
+    if kept < 0:
+        return (
+            "warning",
+            f"not known: {os.strerror(number)}",
+            "look on the host: timedatectl status, or chronyc tracking",
+        )
     if kept == _TIME_ERROR:
-        remedy = "for ages across machines: install chrony, or timedatectl set-ntp true"
+        remedy = "for ages across machines: install chrony, or timedatectl set-ntp true (of a container: on its host)"
         return "warning", "not kept by a time server", remedy
     return "ok", "kept by a time server", ""
+
+
+def _adjtimex() -> tuple[int, int]:
+    """The clock's state, or -1 and an error number."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return libc.adjtimex(ctypes.create_string_buffer(256)), ctypes.get_errno()
 
 
 def codecs() -> Found:
@@ -200,8 +236,9 @@ def codecs() -> Found:
         except ComuxError:
             missing.append(codec)
     if missing:
-        return "warning", f"PyAV has no decoder for {', '.join(missing)}", "pip install --force-reinstall av"
-    return "ok", ", ".join(_CODECS), ""
+        remedy = "its wheels have them, a build against another FFmpeg may not: pip install --force-reinstall av"
+        return "warning", f"PyAV has no decoder for {', '.join(missing)}", f"{remedy} --only-binary=av"
+    return "ok", f"{', '.join(_CODECS)} (PyAV {metadata.version('av')})", ""
 
 
 def kernel() -> Found:
@@ -227,6 +264,7 @@ CHECKS: Final[dict[str, Callable[[], Found]]] = {
     "shared memory": shared_memory,
     "memory limit": memory_limit,
     "locks": locks,
+    "processes": processes,
     "waiting": waiting,
     "logout": logout,
     "clock": clock,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -27,11 +28,12 @@ def group_rows(broker: Broker, names: Iterable[str], group: str | None = None) -
 
 def group_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """A line for each group and topic."""
-    numbers = ("committed", "lag", "members", "lost")
+    numbers = ("committed", "lag", "members", "lost", "dead")
     table = plain_table("group", "topic", *numbers, "", right=numbers)
     for row in rows:
-        marks = [word for word in ("durable", "suspended") if row[word]]
-        table.add_row(row["name"], row["topic"], *(str(row[number]) for number in numbers), ", ".join(marks))
+        marks = [word for word in ("durable", "suspended", "paused") if row[word]]
+        figures = {**row, "dead": row["dead_letters"]}
+        table.add_row(row["name"], row["topic"], *(str(figures[number]) for number in numbers), ", ".join(marks))
     return table
 
 
@@ -56,8 +58,67 @@ def list_groups(address: str, topics: Sequence[str], group: str | None, format: 
         print_json(rows)
     elif rows:
         console().print(group_table(rows))
+        for line in holder_lines(rows) if group is not None else ():
+            print(line)
     else:
         print(f"no groups on {shown(address)}" if group is None else f"no group {group!r} on {shown(address)}")
+
+
+def holder_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Who holds records of the groups, a line each."""
+    lines = []
+    for row in rows:
+        for one in row["holders"]:
+            state = ", stopped" if one["state"] == "T" else ""
+            name = f" {one['name']!r}" if one["name"] else ""
+            lines.append(
+                f"{row['topic']}: member{name} of pid {one['pid']} ({one['command'] or 'this process'}{state}) holds"
+                f" {one['held']} records, offset {one['oldest']} for {one['held_s']:.1f} s"
+            )
+    return lines
+
+
+def set_paused(address: str, topic: str, group: str | None, *, paused: bool) -> None:
+    """Pause or resume a topic, or one group of it.
+
+    Raises:
+        ComuxError: there is none, or the engine cannot.
+    """
+    with connect(address) as broker:
+        (broker.pause if paused else broker.resume)(topic, group)
+    print(f"{topic if group is None else f'group {group!r} of {topic}'} {'paused' if paused else 'resumed'}")
+
+
+_UNITS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_duration(text: str) -> float:
+    """``30s``, ``500ms``, ``5m``, ``1h``, or a number of seconds.
+
+    Raises:
+        ConfigError: none of these.
+    """
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)(ms|s|m|h|)", text.strip())
+    if match is None:
+        raise ConfigError(f"{text!r} is no duration: write 30s, 500ms, 5m or a number of seconds")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def claim_stale(address: str, topic: str, group: str, idle: str, format: str) -> None:
+    """Take from members of a group what they have held for ``idle``, and print what and from whom.
+
+    Raises:
+        ComuxError: there is no such group, or the engine has no members that hold records.
+    """
+    as_data, seconds = check_format(format), parse_duration(idle)
+    with connect(address) as broker:
+        found = broker.claim_stale(topic, group, seconds)
+    if as_data:
+        print_json([asdict(one) for one in found])
+        return
+    for one in found:
+        print(f"{topic} offset {one.offset}: claimed from pid {one.pid} ({one.command}), held for {one.held_s:.1f} s")
+    print(f"{len(found)} records of group {group!r} on {topic} are delivered again")
 
 
 def delete_group(address: str, topic: str, group: str) -> None:

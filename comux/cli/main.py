@@ -204,8 +204,51 @@ def bridge(
     raise typer.Exit(code)
 
 
-@app.command(short_help="How much hardware so many cameras need.")
+planner = typer.Typer(rich_markup_mode=None)
+app.add_typer(planner, name="plan")
+
+
+@planner.command("memory", short_help="How much shared memory local topics need, and whether it is there.")
+def plan_memory(
+    cameras: Annotated[int, typer.Option(metavar="N", help="How many cameras, a topic each.")] = 1,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Size of their pictures.")] = "1920x1080",
+    fps: Annotated[float, typer.Option(metavar="FPS", help="Records per second of each.")] = 30.0,
+    bitrate: Annotated[str, typer.Option(metavar="BITS", help="Bits per second of each, as in 4M.")] = "4M",
+    arrays: Annotated[bool, typer.Option("--arrays", help="Records are pictures (BGR), not packets of video.")] = False,
+    record: Annotated[
+        str | None, typer.Option(metavar="BYTES", help="Records are of so many bytes, whatever is in them.")
+    ] = None,
+    depth: Annotated[str, typer.Option(metavar="N|TIME", help="Records kept of each, or a time, as in 10s.")] = "10s",
+    groups: Annotated[int, typer.Option(metavar="N", help="Consumer groups of each topic.")] = 1,
+    results: Annotated[int, typer.Option(metavar="N", help="Topics of results.")] = 0,
+    control: Annotated[bool, typer.Option("--control", help="Commands and replies go over topics too.")] = False,
+    address: Address = "shm://",
+    format: Annotated[str, typer.Option("--format", metavar="table|json", help="How it is printed.")] = "table",
+) -> None:
+    """The bytes that creating these topics takes, exactly, beside what is free here.
+
+    comux plan memory --cameras 8 --arrays --depth 64
+    """
+    from comux.cli.plan_memory import run_plan_memory
+
+    words: dict[str, Any] = {
+        "cameras": cameras,
+        "size": size,
+        "fps": fps,
+        "bitrate": bitrate,
+        "arrays": arrays,
+        "record": record,
+        "depth": depth,
+        "groups": groups,
+        "results": results,
+        "control": control,
+    }
+    raise typer.Exit(run_plan_memory(words, address=address, format=format))
+
+
+@planner.callback(invoke_without_command=True, short_help="How much hardware so many cameras need.")
 def plan(
+    context: typer.Context,
     cameras: Annotated[int, typer.Option(metavar="N", help="How many cameras.")] = 100,
     size: Annotated[str, typer.Option(metavar="WxH", help="Size of their pictures.")] = "1920x1080",
     fps: Annotated[float, typer.Option(metavar="FPS", help="Frames per second of each.")] = 30.0,
@@ -246,34 +289,17 @@ def plan(
 
     Each figure says what it stands on. docs/explanation/scaling.md has worked examples.
     """
+    if context.invoked_subcommand:
+        return
     from comux.cli.plan import run_measure, run_plan
 
     if measure or check:
-        code = run_measure(
-            codec, check=check, kafka=kafka, seconds=seconds, rounds=rounds, output=output, format=format
-        )
-        raise typer.Exit(code)
-    words: dict[str, Any] = {
-        "cameras": cameras,
-        "size": size,
-        "fps": fps,
-        "bitrate": bitrate,
-        "codec": codec,
-        "rate": rate,
-        "mode": mode,
-        "engine": engine,
-        "results_bytes": None if results_bytes == -1 else results_bytes,
-        "readers": readers,
-        "cores": cores,
-        "memory": memory,
-        "network": network,
-        "brokers": brokers,
-        "broker_cores": broker_cores,
-        "broker_network": broker_network,
-        "replication": replication,
-        "retention": retention,
-        "safety": safety,
-    }
+        effort: dict[str, Any] = {"seconds": seconds, "rounds": rounds}
+        raise typer.Exit(run_measure(codec, check=check, kafka=kafka, output=output, format=format, **effort))
+    # What is asked for are all the other parameters, by their names.
+    others = ("measured", "format", "measure", "check", "kafka", "seconds", "rounds", "output")
+    words = {name: value for name, value in context.params.items() if name not in others}
+    words["results_bytes"] = None if results_bytes == -1 else results_bytes
     raise typer.Exit(run_plan(words, measured=measured, format=format))
 
 

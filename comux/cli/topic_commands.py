@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from comux.cli.control_commands import Format
+from comux.dead_letters import MAX_DELIVERIES
 
 topics = typer.Typer(help="Look at topics, make and remove them.", no_args_is_help=True, rich_markup_mode=None)
 groups = typer.Typer(
@@ -35,6 +36,24 @@ def doctor_command(format: Format = "table") -> None:
     from comux.cli.doctor import run_doctor
 
     raise typer.Exit(run_doctor(format))
+
+
+@machine.command("gc", short_help="Remove local topics and files that nobody alive owns.")
+def gc_command(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    persistent: Annotated[
+        bool, typer.Option("--persistent", help="Also topics made to stay, with what is unread in them.")
+    ] = False,
+    address: Address = "shm://",
+    format: Format = "table",
+) -> None:
+    """Session topics whose processes are all dead, files half-made by the dead, empty folders; and what stays, and why.
+
+    shm:// is about every namespace, shm://NAME about one. What somebody alive uses is never removed.
+    """
+    from comux.cli.gc import run_gc
+
+    run_gc(address, dry_run=dry_run, persistent=persistent, format=format)
 
 
 @topics.command("list")
@@ -120,7 +139,13 @@ def topics_create(
     ] = "wait",
     dtype: Annotated[str | None, typer.Option(metavar="DTYPE", help="Records are arrays of it, as in uint8.")] = None,
     shape: Annotated[str, typer.Option(metavar="AxBxC", help="Of each of them.")] = "",
+    layout: Annotated[
+        str, typer.Option(metavar="ring|pool", help="pool: views of arrays hold as long as they are held.")
+    ] = "ring",
     writers: Annotated[str, typer.Option(metavar="one|many", help="one: faster, a second is refused.")] = "many",
+    max_deliveries: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Deliveries to a group before a record is a dead letter; 0: never.")
+    ] = MAX_DELIVERIES,
     metadata: Annotated[str | None, typer.Option(metavar="JSON|@FILE", help="Facts kept with it.")] = None,
     address: Address = "shm://",
 ) -> None:
@@ -131,7 +156,9 @@ def topics_create(
 
     words: dict[str, Any] = {
         "policy": check_choice(policy, "policy", ("wait", "drop_oldest", "drop_newest")),
+        "layout": check_choice(layout, "layout", ("ring", "pool")),
         "writers": check_choice(writers, "writers", ("one", "many")),
+        "max_deliveries": max_deliveries,
     }
     facts, size = read_metadata(metadata), parse_shape(shape)
     create_topic(
@@ -146,6 +173,22 @@ def topics_delete(names: Topics, address: Address = "shm://") -> None:
     from comux.cli.topics import delete_topics
 
     delete_topics(address, names)
+
+
+@topics.command("pause")
+def topics_pause(topic: Topic, address: Address = "shm://") -> None:
+    """Stop a topic for everybody: producers wait, or drop by the topic's policy, until it is resumed."""
+    from comux.cli.groups import set_paused
+
+    set_paused(address, topic, None, paused=True)
+
+
+@topics.command("resume")
+def topics_resume(topic: Topic, address: Address = "shm://") -> None:
+    """Let records into a paused topic again."""
+    from comux.cli.groups import set_paused
+
+    set_paused(address, topic, None, paused=False)
 
 
 @groups.command("list")
@@ -167,7 +210,7 @@ def groups_lag(
     address: Address = "shm://",
     format: Format = "table",
 ) -> None:
-    """How far one group is behind, topic by topic."""
+    """How far one group is behind, topic by topic, and which members hold records for how long."""
     from comux.cli.groups import list_groups
 
     list_groups(address, names or [], group, format)
@@ -186,6 +229,39 @@ def groups_reset(
     from comux.cli.topics import parse_start
 
     reset_group(address, topic, group, parse_start(to), dry_run=dry_run)
+
+
+Group = Annotated[str, typer.Argument(metavar="GROUP")]
+
+
+@groups.command("pause")
+def groups_pause(group: Group, topic: Topic, address: Address = "shm://") -> None:
+    """Hand the members of a group nothing until it is resumed; the topic goes on."""
+    from comux.cli.groups import set_paused
+
+    set_paused(address, topic, group, paused=True)
+
+
+@groups.command("resume")
+def groups_resume(group: Group, topic: Topic, address: Address = "shm://") -> None:
+    """Let a paused group go on."""
+    from comux.cli.groups import set_paused
+
+    set_paused(address, topic, group, paused=False)
+
+
+@groups.command("claim")
+def groups_claim(
+    group: Annotated[str, typer.Argument(metavar="GROUP")],
+    topic: Topic,
+    idle: Annotated[str, typer.Option("--idle", metavar="30s", help="Held for at least so long: 500ms, 30s, 5m.")],
+    address: Address = "shm://",
+    format: Format = "table",
+) -> None:
+    """Take records from members that hang; other members get them, and a late acknowledgement is refused."""
+    from comux.cli.groups import claim_stale
+
+    claim_stale(address, topic, group, idle, format)
 
 
 @groups.command("delete")

@@ -53,7 +53,9 @@ def _kind(info: TopicInfo) -> str:
     spec = info.spec
     what = "records" if spec.dtype is None else f"{spec.dtype} {tuple(spec.shape)}"
     codec = spec.metadata.get("codec")
-    return ", ".join(filter(None, (str(codec) if codec else what, "ended" if info.ended else "")))
+    return ", ".join(
+        filter(None, (str(codec) if codec else what, "ended" if info.ended else "", "paused" if info.paused else ""))
+    )
 
 
 def show_topic(address: str, name: str, format: str) -> None:
@@ -83,6 +85,7 @@ def _row_of(info: TopicInfo) -> dict[str, Any]:
         "next": info.high_water,
         "epoch": info.epoch,
         "ended": info.ended,
+        "paused": info.paused,
     }
 
 
@@ -96,6 +99,7 @@ def _spec_of(spec: TopicSpec) -> dict[str, Any]:
         "writers": spec.writers,
         "end": spec.end,
         "group_grace": spec.group_grace,
+        "max_deliveries": spec.max_deliveries,
         "metadata": dict(spec.metadata),
     }
 

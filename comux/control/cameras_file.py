@@ -30,14 +30,13 @@ from typing import Annotated, Any, Final, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from comux.control.registry import ListRegistry, Registry, source_of
+from comux.control.registry import Registry, source_of
 from comux.control.yaml_file import YamlFile
 from comux.errors import ComuxError, ConfigError
 from comux.options import SourceOptions, check_schema, check_topic_name, suggestion
 from comux.options import log_level as check_log_level
 from comux.transport import check_engine
 
-SUFFIXES: Final = (".yaml", ".yml", ".json")
 _EMPTY: Final = "write 'cameras:' and one '- id' per line"
 _POLL_PERIOD: Final = 0.5
 _DATABASE: Final = ("db_url", "db_database", "db_collections")
@@ -341,19 +340,3 @@ class YamlRegistry(Registry):
             else:
                 found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
         return tuple(found)
-
-
-def is_cameras_file(source: Any) -> bool:
-    """Whether ``source`` names a file: a path, or text that ends in ``.yaml``, ``.yml`` or ``.json``."""
-    return isinstance(source, os.PathLike) or (isinstance(source, str) and source.lower().endswith(SUFFIXES))
-
-
-def open_registry(source: Any) -> Registry:
-    """A registry of whatever names one: a registry, the path of a cameras file, or a list.
-
-    Raises:
-        ConfigError: it names none.
-    """
-    if isinstance(source, Registry):
-        return source
-    return YamlRegistry(source) if is_cameras_file(source) else ListRegistry(source)

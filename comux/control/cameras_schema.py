@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from comux.control.cameras_file import FileSettings
 from comux.options import SourceOptions
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -23,6 +22,8 @@ _FREE: Final[dict[str, Any]] = {
 
 def cameras_schema() -> dict[str, Any]:
     """The schema, as plain data; the same each time."""
+    from comux.control.cameras_file import FileSettings  # on first use: see the package
+
     file = FileSettings.model_json_schema()
     source = _source()
     definitions = {**file.pop("$defs", {}), "Source": source}

@@ -53,7 +53,7 @@ from comux.control.desired import Change
 from comux.control.durable import CHANGES, DurableState, MethodsOf, Sources
 from comux.control.interface import Act, Target
 from comux.control.repeats import Repeats
-from comux.control.replies import Replies, failure, success
+from comux.control.replies import CONTROL, Replies, failure, success
 from comux.errors import (
     ClosedError,
     CommandError,
@@ -356,7 +356,7 @@ class Controller:
 
     def _make_topic(self) -> None:
         if self.topic not in self._broker.topics():
-            spec = TopicSpec(self.topic, records=1024, data_bytes=4 << 20, policy="drop_oldest")
+            spec = TopicSpec(self.topic, records=1024, data_bytes=4 << 20, policy="drop_oldest", metadata=CONTROL)
             self._broker.create_topic(for_engine(self._broker, spec), exist_ok=True)
 
     def _open(self) -> Consumer:

@@ -51,6 +51,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from comux.control.commands import Command, arguments_of, object_of, state_topic_of
 from comux.control.desired import Change
+from comux.control.replies import CONTROL
 from comux.errors import ComuxError, ConfigError, TopicBusyError, UnknownSourceError, UnknownTopicError
 from comux.options import CamId, SourceOptions, check_topic_name
 from comux.telemetry import EventLog
@@ -517,9 +518,8 @@ class DurableState:
 
     def _open(self) -> Producer:
         if self.topic not in self._broker.topics():
-            spec = TopicSpec(
-                self.topic, records=_KEPT, data_bytes=4 << 20, policy="drop_oldest", writers="one", compacted=True
-            )
+            kept: dict[str, Any] = {"records": _KEPT, "data_bytes": 4 << 20, "policy": "drop_oldest", "compacted": True}
+            spec = TopicSpec(self.topic, writers="one", metadata=CONTROL, **kept)
             self._broker.create_topic(for_engine(self._broker, spec), exist_ok=True)
         try:
             self._producer = self._broker.producer(self.topic, name=f"comux-state-{self._client}")

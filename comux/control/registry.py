@@ -5,13 +5,16 @@ Lives here: what a registry is, and sources stated in the program. A YAML file: 
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from comux.errors import ConfigError
 from comux.options import CamId, SourceOptions, check_cam_ids
+
+CAMERAS_FILES: Final = (".yaml", ".yml", ".json")
 
 
 class Registry(ABC):
@@ -99,3 +102,23 @@ def source_of(entry: Any, where: str = "") -> SourceOptions:
         except ConfigError as exc:
             raise ConfigError(f"{where}{exc}") from None
     raise ConfigError(f"{where}{entry!r} is {type(entry).__name__}; write an id, or a mapping with cam_id and settings")
+
+
+def is_cameras_file(source: Any) -> bool:
+    """Whether ``source`` names a file: a path, or text that ends in ``.yaml``, ``.yml`` or ``.json``."""
+    return isinstance(source, os.PathLike) or (isinstance(source, str) and source.lower().endswith(CAMERAS_FILES))
+
+
+def open_registry(source: Any) -> Registry:
+    """A registry of whatever names one: a registry, the path of a cameras file, or a list.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    if isinstance(source, Registry):
+        return source
+    if is_cameras_file(source):
+        from comux.control.cameras_file import YamlRegistry  # where one is read only: see the package
+
+        return YamlRegistry(source)
+    return ListRegistry(source)

@@ -22,6 +22,7 @@ import numpy as np
 from comux.errors import ComuxError, RecordTooLargeError, UnknownTopicError
 from comux.transport import Broker, Producer, TopicSpec, for_engine
 
+CONTROL: Final = {"content": "comux control"}  #: metadata of the topics of control: no fleet takes them for cameras
 _SEND_TIMEOUT: Final = 0.5
 _OPEN: Final = 8  #: producers kept open; the one unused longest is closed
 _CREATED: Final = 64  #: reply topics one controller makes at most, or hostile names would fill the memory
@@ -29,7 +30,7 @@ _CREATED: Final = 64  #: reply topics one controller makes at most, or hostile n
 
 def reply_spec(name: str) -> TopicSpec:
     """How a reply topic is made: small, never gating."""
-    return TopicSpec(name, records=256, data_bytes=4 << 20, policy="drop_oldest")
+    return TopicSpec(name, records=256, data_bytes=4 << 20, policy="drop_oldest", metadata=CONTROL)
 
 
 class Replies:

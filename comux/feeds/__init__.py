@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from .faults import Fault, FeedPacket, InjectedFault, inject, parse_faults
 from .marks import read_marks
-from .publish import FeedReport, publish, publish_arrays, topic_spec
+from .publish import FeedReport, publish, publish_arrays, retention, topic_spec
 from .sources import Feed, open_feed
 from .synthetic import SyntheticCamera, parse_synthetic, synthetic_packets
 
@@ -28,6 +28,7 @@ __all__ = [
     "publish",
     "publish_arrays",
     "read_marks",
+    "retention",
     "synthetic_packets",
     "topic_spec",
 ]

@@ -176,14 +176,19 @@ def _check_limits(frames: int | None, seconds: float | None) -> None:
         raise ConfigError(f"seconds={seconds}: not negative")
 
 
+def retention(fps: float, bytes_per_second: float, seconds: float = RETAINED_S) -> tuple[int, int]:
+    """Records and bytes that hold so many seconds of a camera; at least 64 packets and 4 MiB, at most 256 MiB."""
+    return max(64, round(fps * seconds)), min(_MOST_BYTES, max(_LEAST_BYTES, int(bytes_per_second * seconds)))
+
+
 def topic_spec(feed: Feed, topic: str, records: int | None = None, data_bytes: int | None = None) -> TopicSpec:
     """The topic that holds about 10 s of a feed: nobody slows a camera, so the oldest packets give way."""
     facts = feed.facts
-    wanted = int(feed.bytes_per_second * RETAINED_S)
+    kept, kept_bytes = retention(facts.fps, feed.bytes_per_second)
     return TopicSpec(
         topic,
-        records=records or max(64, round(facts.fps * RETAINED_S)),
-        data_bytes=data_bytes or min(_MOST_BYTES, max(_LEAST_BYTES, wanted)),
+        records=records or kept,
+        data_bytes=data_bytes or kept_bytes,
         policy="drop_oldest",
         metadata={
             "codec": facts.codec,

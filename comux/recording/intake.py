@@ -65,6 +65,7 @@ class Intake:
         self._in_hand: set[int] = set()
         self._given_back: set[int] = set()
         self._lost: int | None = None
+        self._corrupt = 0  # of what the consumer counted, in the books
 
     # -- a session -------------------------------------------------------------------------------------------------
 
@@ -94,7 +95,13 @@ class Intake:
         if group is None and self._next is not None:
             start = min(self._given_back | {self._next})
         self._consumer = consumer = broker.consumer(
-            self._topic, group=group, start=start, on_end="wait", durable=group is not None, name="comux-bridge"
+            self._topic,
+            group=group,
+            start=start,
+            on_end="wait",
+            durable=group is not None,
+            max_deliveries=None if group is None else 0,  # what is given back is not refused: its destination is away
+            name="comux-bridge",
         )
         if group is not None and self.shares:
             self._be_alone(broker, group)
@@ -127,6 +134,7 @@ class Intake:
     def close(self) -> None:
         """Let go of the source; what is in hand goes back to it."""
         consumer, self._consumer = self._consumer, None
+        self._corrupt = 0
         if consumer is not None:
             try:
                 consumer.close()
@@ -201,7 +209,11 @@ class Intake:
     def _count_missing(self, record: Record, gap: int) -> None:
         """Offsets passed over: without holes each is lapped or an aborted claim; with holes the engine counts."""
         if not self._source.broker().capabilities.dense_offsets:
-            self._account.skip("lapped", record.skipped)
+            corrupt = self._open_consumer().account().dropped.get("corrupt", 0) if record.skipped else 0
+            found = min(record.skipped, corrupt - self._corrupt)
+            self._corrupt += found
+            self._account.skip("corrupt", found)
+            self._account.skip("lapped", record.skipped - found)
             return
         lost = self._lost_at_source()
         lapped = min(gap, lost - (self._lost or 0))

@@ -105,8 +105,8 @@ class LinkStatus:
         lag: Records of the source not yet read, when last seen.
         marked: Copies sent with ``comux-duplicate``.
         ends: Ends of the stream carried over.
-        account: received = delivered + dropped (``duplicate``, ``lapped``, ``aborted``, ``drop_newest``, ``too_large``,
-            ``loop``, ``removed``, ``returned``) + held (``bridge``, ``source``).
+        account: received = delivered + dropped (``duplicate``, ``lapped``, ``corrupt``, ``aborted``, ``drop_newest``,
+            ``too_large``, ``loop``, ``removed``, ``returned``) + held (``bridge``, ``source``).
     """
 
     topic: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -65,7 +66,7 @@ class Running:
             self._open.discard(name)
             self._changed.notify_all()
 
-    def wait_for(self, pattern: str, *, where: str = "out", timeout: float = 20) -> str:
+    def wait_for(self, pattern: str, *, where: str = "out", timeout: float = 60) -> str:
         """Until something like ``pattern`` was printed; fails at once where the command ended without it."""
         with self._changed:
             self._changed.wait_for(lambda: re.search(pattern, self._text[where]) or where not in self._open, timeout)
@@ -109,10 +110,16 @@ def run(start: Callable[..., Running]) -> Callable[..., Ran]:
 
 @pytest.fixture
 def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """``run`` in this process: quick, for whatever ends by itself."""
+    """``run`` in this process: quick, for whatever ends by itself. Modules of the folder are imported anew."""
+    root, ours = logging.getLogger(), logging.getLogger("comux")
+    monkeypatch.setattr(root, "handlers", list(root.handlers))  # a command that logs to stderr does so to the test's
+    monkeypatch.setattr(ours, "level", ours.level)
 
     def begin(*arguments: str) -> Ran:
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        for path in tmp_path.glob("*.py"):
+            monkeypatch.delitem(sys.modules, path.stem, raising=False)
         capsys.readouterr()
         began = time.monotonic()
         code = main.execute(list(arguments))

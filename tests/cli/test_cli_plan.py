@@ -144,3 +144,29 @@ def test_what_was_measured_is_printed_written_and_planned_with(capsys, tmp_path:
 )
 def test_figures_are_shown_with_three_digits_and_their_unit(value: float, unit: str, text: str) -> None:
     assert shown(Figure("", "", value, unit, "")) == text
+
+
+def test_memory_of_local_topics_for_people_and_programs(capsys, monkeypatch) -> None:
+    code, out, err = execute(capsys, "memory", "--cameras", "8", "--arrays", "--depth", "4", "--size", "640x360")
+    assert (code, err) == (0, "")
+    for words in ("raw_*", "all of it", "0.133 s", "are free"):
+        assert words in out
+    code, out, _ = execute(capsys, "memory", "--cameras", "8", "--record", "24k", "--depth", "64", "--format", "json")
+    answer = json.loads(out)
+    assert code == 0 and answer["fits"] is True and answer["advice"] == []
+    assert answer["bytes"] == 8 * answer["topics"][0]["bytes"] and answer["topics"][0]["records"] == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--depth", "some"), "--depth 'some'"),
+        (("--depth", "10 parsecs"), "--depth '10 parsecs'"),
+        (("--size", "big"), "size 'big'"),
+        (("--address", "memory://"), "only topics on shm:// take shared memory"),
+        (("--cameras", "0"), "--cameras 0"),
+    ],
+)
+def test_nonsense_about_memory_is_one_line(capsys, arguments: tuple[str, ...], words: str) -> None:
+    code, _, err = execute(capsys, "memory", *arguments)
+    assert code == 2 and words in err and err.count("\n") == 1

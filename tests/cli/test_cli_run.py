@@ -182,25 +182,27 @@ def test_it_ends_with_the_process_it_was_told(
     ],
 )
 def test_a_model_that_is_none_is_one_line_and_nothing_starts(
-    run: Callable[..., Any], recorded: Callable[..., str], tmp_path: Path, model: str, says: str
+    execute: Callable[..., Any], recorded: Callable[..., str], tmp_path: Path, model: str, says: str
 ) -> None:
     recorded("none")
-    ended = run("run", "cameras.yaml", "--model", model)
+    ended = execute("run", "cameras.yaml", "--model", model)
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1), ended
     assert says in ended.err
     assert not (tmp_path / "pid").exists()
 
 
-def test_a_file_without_a_model_or_with_a_missing_camera_is_one_line(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_file_without_a_model_or_with_a_missing_camera_is_one_line(
+    execute: Callable[..., Any], tmp_path: Path
+) -> None:
     (tmp_path / "model.py").write_text(MODEL)
     (tmp_path / "cameras.yaml").write_text("address: shm://run-missing\ncameras: [nothing]\n")
-    ended = run("run", "cameras.yaml")
+    ended = execute("run", "cameras.yaml")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "names no model: write 'model: module:function' in it, or give --model" in ended.err
-    ended = run("run", "cameras.yaml", "--model", "model:means")
+    ended = execute("run", "cameras.yaml", "--model", "model:means")
     assert ended.code == 2
     assert "raw_nothing" in ended.err
-    ended = run("run", "other.yaml")
+    ended = execute("run", "other.yaml")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert "No such file" in ended.err
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from comux import connect
+from comux.errors import WaitTimeoutError
 from comux.headers import encode_headers
 from comux.transport import Broker, TopicSpec
 
@@ -142,3 +143,44 @@ def test_groups_are_listed_put_elsewhere_and_forgotten(execute: Callable[..., An
     assert (missing.code, "there are: 'g'" in missing.err) == (2, True)
     assert execute("groups", "delete", "g", "raw_a", *where).code == 0
     assert place.groups("raw_a") == []
+
+
+def test_who_holds_records_is_shown_and_they_can_be_claimed(execute: Callable[..., Any], place: Broker) -> None:
+    where = ("-a", place.address)
+    with place.consumer("raw_a", group="g", start="beginning", name="slow") as consumer:
+        consumer.poll(20)
+        (row,) = data(execute("groups", "lag", "g", *where, "--format", "json"))
+        (holder,) = row["holders"]
+        assert (holder["name"], holder["pid"], holder["held"], holder["oldest"]) == ("slow", os.getpid(), 1, 0)
+        shown = execute("groups", "lag", "g", *where)
+        assert f"member 'slow' of pid {os.getpid()}" in shown.out and "holds 1 records, offset 0 for" in shown.out
+        none = execute("groups", "claim", "g", "raw_a", "--idle", "1h", *where)
+        assert (none.code, none.out) == (0, "0 records of group 'g' on raw_a are delivered again\n")
+        claimed = data(execute("groups", "claim", "g", "raw_a", "--idle", "0ms", *where, "--format", "json"))
+        assert [one["offset"] for one in claimed] == [0]
+        while not consumer.poll(20)[0].redelivered:
+            pass  # what it had fetched with it comes first
+        shown = execute("groups", "claim", "g", "raw_a", "--idle", "0", *where)
+        assert f"offset 0: claimed from pid {os.getpid()}" in shown.out
+    for words, said in ((("g", "raw_a", "--idle", "soon"), "duration"), (("h", "raw_a", "--idle", "1s"), "'h'")):
+        wrong = execute("groups", "claim", *words, *where)
+        assert (wrong.code, wrong.err.count("\n")) == (2, 1) and said in wrong.err
+
+
+def test_a_topic_and_a_group_are_paused_and_resumed(execute: Callable[..., Any], place: Broker) -> None:
+    where = ("-a", place.address)
+    with place.consumer("raw_a", group="g", start="beginning") as consumer, place.producer("raw_a") as producer:
+        assert execute("topics", "pause", "raw_a", *where).out == "raw_a paused\n"
+        assert data(execute("topics", "info", "raw_a", *where, "--format", "json"))["paused"]
+        assert "paused" in execute("topics", "list", *where).out
+        with pytest.raises(WaitTimeoutError, match="topics resume raw_a"):
+            producer.send(b"no", timeout=0)
+        assert execute("topics", "resume", "raw_a", *where).code == 0
+        assert producer.send(b"yes", timeout=20).result(20) == 10
+        assert execute("groups", "pause", "g", "raw_a", *where).out == "group 'g' of raw_a paused\n"
+        assert "paused" in execute("groups", "list", *where).out
+        assert consumer.poll(0) == []
+        assert execute("groups", "resume", "g", "raw_a", *where).code == 0
+        assert consumer.poll(20)
+    missing = execute("groups", "pause", "h", "raw_a", *where)
+    assert (missing.code, missing.err.count("\n")) == (2, 1) and "'h'" in missing.err

@@ -130,7 +130,7 @@ def test_killed_at_random_instants(place: Any, command: Any, tools: Any, kafka: 
 
 
 @pytest.mark.torture
-def test_the_broker_is_killed_and_comes_back(place: Any, bridge: Any, tools: Any, own_kafka: Any) -> None:
+def test_the_broker_is_killed_and_comes_back(own_kafka: Any, place: Any, bridge: Any, tools: Any) -> None:
     source, cluster = place("shm"), place(own_kafka.bootstrap)
     source.topic("t", records=1 << 15, data_bytes=1 << 26)
     running = bridge(source, cluster, topics=["t"])

@@ -24,7 +24,7 @@ def main() -> None:
     kafka = ["kafka/bench.py"]
     idle = ["idle.py"]
     if options.quick:
-        ring += ["--rounds", "1", "--seconds", "0.1"]
+        ring += ["--rounds", "1", "--share", "0.05", "--sizes", "64,24000"]
         video += ["--rounds", "1", "--frames", "60", "--cameras", "1,4"]
         kafka += ["--rounds", "1", "--share", "0.02", "--settings", "equal"]
         idle += ["--seconds", "2"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -26,8 +28,16 @@ settings.register_profile("same", derandomize=True, database=None, deadline=None
 settings.register_profile("new", database=None, deadline=None)
 settings.load_profile("new" if "COMUX_TORTURE_SECONDS" in os.environ else "same")
 
+# pytest rewrites every assertion of the tests it reads, which takes longer than reading them: the next process that
+# reads them (each worker is one) finds it done. So does the next scripts/services.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# pydantic looks into each installed package for plug-ins of its own; the hundreds of programs of the tests need none.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
 
 # What runs on the other interpreters too: the C code's binding, the engines, and the way of a picture from end to end.
+# Properties tried with hundreds of examples are those of our code, whatever runs it.
 CORE = (
     "ring/test_ring_basics",
     "transport/",
@@ -41,7 +51,8 @@ CORE = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.nodeid.removeprefix("tests/").startswith(CORE):
+        tried = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+        if item.nodeid.removeprefix("tests/").startswith(CORE) and not tried:
             item.add_marker(pytest.mark.core)
 
 
@@ -106,10 +117,21 @@ def _descriptors() -> set[str]:
     return found
 
 
+def _real_time() -> set[str]:
+    """Threads above all others, which starve the machine when they compute: an encoder of AV1 leaves them to root."""
+    found = set()
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            if os.sched_getscheduler(int(thread.name)) != os.SCHED_OTHER:
+                found.add(thread.name)
+    return found
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
-    """Threads, child processes, shared-memory folders and descriptors are after a test what they were before."""
+    """Threads, child processes, shared memory, descriptors and scheduling are after a test what they were before."""
     looks = {"child processes": _children, "threads": _threads, "shared memory": _shared, "descriptors": _descriptors}
+    looks["real-time threads"] = _real_time
     before = {what: look() for what, look in looks.items()}
     yield
     deadline = time.monotonic() + 10

@@ -25,7 +25,7 @@ _PROGRAM = Path(__file__).with_name("programs.py")
 _names = itertools.count()
 
 
-def until(condition: Callable[[], Any], timeout: float = 20.0, what: str = "the condition") -> Any:
+def until(condition: Callable[[], Any], timeout: float = 60.0, what: str = "the condition") -> Any:
     """Wait until ``condition`` gives something true, and give it back."""
     deadline = time.monotonic() + timeout
     pause = threading.Event()

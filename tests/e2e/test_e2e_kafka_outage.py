@@ -103,7 +103,7 @@ def _early_address(services: Services) -> str:
 
     def there() -> str | None:
         try:
-            return str(services.entry("kafka")["bootstrap"])
+            return str(services.entry("kafka-plain")["bootstrap"])
         except (FileNotFoundError, KeyError):
             return None
 
@@ -125,7 +125,7 @@ def _life(
 ) -> None:
     """Cameras without a broker; it comes; it is killed and started again; the feeds end."""
     cams = [f"cam{number}" for number in range(1, CAMERAS + 1)]
-    coming = _Background(lambda: OwnKafkaCluster(services, "kafka"))
+    coming = _Background(lambda: OwnKafkaCluster(services, "kafka-plain"))
     with room(_early_address(services)) as there:
         options = {"mode": "every_frame", "send_timeout": 0.2, "max_in_flight": 4000, "group": group}
         with Comux(cams, address=there.address, strict_on_fail=False, **options) as cameras:

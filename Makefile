@@ -105,11 +105,11 @@ torture: dev  ## the ring's torture, then the long tests: SECONDS=600 SEED=7 REP
 	@$(RUN) scripts/torture.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT)) \
 	    $(if $(CAMPAIGN),--campaign $(if $(JOBS),--jobs $(JOBS)) $(if $(PAGE),--page $(PAGE)))
 	@$(if $(CAMPAIGN),true,cd tests && COMUX_TORTURE_SECONDS=$(SECONDS) COMUX_TORTURE_SEED=$(SEED) \
-	    ../$(VENV)/bin/pytest -q -p no:cacheprovider -s -m torture --timeout=0 $(ARGS))
+	    ../$(VENV)/bin/pytest -q -p no:cacheprovider -s -m torture --timeout=0 -o faulthandler_timeout=0 $(ARGS))
 
 sanitize: dev  ## the ring under the sanitizers, every metadata byte changed, attach fuzzed: SECONDS=60 SEED=7
 	@cd tests && COMUX_TORTURE_SECONDS=$(SECONDS) COMUX_TORTURE_SEED=$(SEED) \
-	    ../$(VENV)/bin/pytest -q -p no:cacheprovider -s --timeout=0 ring/test_ring_native.py ring/test_ring_damage.py \
+	    ../$(VENV)/bin/pytest -q -p no:cacheprovider -s --timeout=0 -o faulthandler_timeout=0 ring/test_ring_native.py ring/test_ring_damage.py \
 	    ring/test_ring_references.py $(ARGS)
 
 models:  ## the ring's protocol, model-checked, with mutants that must fail; FULL=1: the large configurations too (hours)

@@ -18,7 +18,7 @@ from hypothesis import settings
 
 import comux
 
-pytest_plugins = ["service_fixtures", "kafka_rooms", "mongo_fixtures"]
+pytest_plugins = ["hangs", "service_fixtures", "kafka_rooms", "mongo_fixtures"]
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHM = Path("/dev/shm")

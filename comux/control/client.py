@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 import time
-from typing import Any
+from typing import Any, Final
 
 from comux.control.commands import make_command, reply_topic_of
 from comux.control.replies import reply_spec
-from comux.errors import WaitTimeoutError
+from comux.errors import ComuxError, WaitTimeoutError
 from comux.options import check_timeout, check_topic_name
 from comux.transport import Broker, connect, for_engine
+
+_PAUSE: Final = 0.1  # seconds between two looks while the engine cannot be reached
 
 
 def send_command(
@@ -41,7 +44,8 @@ def send_command(
         The answer, see ``comux.control.replies``; ``answer["ok"]`` tells whether it was carried out.
 
     Raises:
-        WaitTimeoutError: nobody answered. UnknownTopicError: the config topic does not exist. CommandError: the value
+        WaitTimeoutError: nobody answered, or the engine was away meanwhile and did not come back in time; the command may
+            have been carried out. UnknownTopicError: the config topic does not exist. CommandError: the value
             has no JSON form.
     """
     check_topic_name(topic, "config topic")
@@ -71,18 +75,25 @@ def _exchange(
     with broker.consumer(reply_topic, start="end", on_end="wait") as answers:
         with broker.producer(topic) as producer:
             producer.send(data, key=key, headers=headers, timeout=timeout).result(timeout)
+        trouble: ComuxError | None = None
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            for record in answers.poll(timeout=left, max_records=64):
-                answer = _read(record.value)
-                if answer is not None and answer.get("request_id") == request_id:
-                    return answer
+            try:
+                for record in answers.poll(timeout=left, max_records=64):
+                    answer = _read(record.value)
+                    if answer is not None and answer.get("request_id") == request_id:
+                        return answer
+            except ComuxError as exc:  # the command is on its way: an engine that is away for a moment does not hide the answer
+                if not exc.retriable:
+                    raise
+                trouble = exc
+                threading.Event().wait(_PAUSE if left is None else min(left, _PAUSE))
             if left == 0.0:
                 raise WaitTimeoutError(
                     f"no answer to {action!r} on topic {topic!r} within {timeout} s"
                     + (f" from {target!r}" if target else "")
-                    + ": is the program that it controls running?"
-                )
+                    + (f"; while waiting: {trouble}" if trouble else ": is the program that it controls running?")
+                ) from trouble
 
 
 def _read(value: Any) -> dict[str, Any] | None:

@@ -58,8 +58,9 @@ static void watch(cx_bell *b, cx_wait *w)
     w->reap = false;
     if (!w->max_ns) w->max_ns = (int64_t)a->super.heartbeat_ns;
     cx_wait_word words[2] = {{&a->ctl->pub_ec, count}, {&b->word, ARMED}};
-    if (cx_futex_wait_any(words, 2, w->max_ns) != ETIMEDOUT) return;
-    cx_wait_expired(a, w, found == CX_BELL_NO && cx_head(a) == LDA(a->ctl->published));
+    int patience = found == CX_BELL_NO ? cx_patience(a, NULL) : 1;
+    if (cx_futex_wait_any(words, 2, cx_slice(a, w, patience)) != ETIMEDOUT) return;
+    cx_wait_expired(a, w, patience);
     cx_reap(a);
 }
 

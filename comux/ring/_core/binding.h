@@ -51,7 +51,8 @@ typedef struct {
     PyObject_HEAD
     Attachment *att;
     cx_member m;
-    cx_bell *bell; /* NULL: nobody asked for a descriptor */
+    cx_bell *bell;   /* NULL: nobody asked for a descriptor */
+    int64_t idle_ns; /* how long its last wait, which found nothing, came to sleep at a time: the next one goes on there */
     uint32_t wakes_seen;
     bool opened;
 } Member;
@@ -61,6 +62,7 @@ typedef struct {
     Attachment *att;
     cx_reader r;
     cx_bell *bell;
+    int64_t idle_ns; /* as a member's */
     uint32_t wakes_seen;
     bool opened;
 } Reader;
@@ -114,7 +116,7 @@ bool cx_keywords(const char *function, PyObject *const *args, Py_ssize_t nargs, 
                  Py_ssize_t n, PyObject **out);
 bool cx_deadline(PyObject *timeout, int64_t *deadline); /* None -> -1; seconds -> monotonic ns; 0 -> 0 */
 static inline bool cx_may_wait(int64_t deadline) { return deadline < 0 || (deadline > 0 && cx_now_ns() < deadline); }
-int cx_sleep(cx_att *a, cx_wait *w, int64_t deadline, bool backs_off); /* 0 look again, -1 raised */
+int cx_sleep(cx_att *a, cx_wait *w, int64_t deadline, int patience); /* 0 look again, -1 raised */
 void cx_short_slice_passed(cx_att *a); /* looks for the dead, once a heartbeat at most */
 void cx_copy(void *to, const void *from, size_t n);                          /* large ones without the interpreter lock */
 bool cx_usable(const Attachment *att, bool opened, bool closed);            /* else ClosedError is set */

@@ -8,23 +8,20 @@
 
 /* -- take ---------------------------------------------------------------------------------------------------------------------------------------- */
 
-static bool nobody_may_be_dead(const Member *self)
-{
-    const cx_att *a = self->att->a;
-    const cx_group *g = &a->groups[self->m.group];
-    return LD(g->done) == LD(g->next) && cx_head(a) == LDA(a->ctl->published);
-}
-
 /* CX_OK with a run, CX_NONE, CX_END, or -1 with an exception. */
 static int take_wait(Member *self, uint64_t want, bool direct, int64_t deadline, uint64_t *first, uint64_t *n)
 {
-    cx_wait w = {0};
+    cx_wait w = {.max_ns = self->idle_ns};
     bool slept = false;
+    self->idle_ns = 0;
     for (;;) {
         bool may_wait = slept ? cx_may_wait(deadline) : deadline != 0;
         if (self->m.wakes != self->wakes_seen) may_wait = false;
         int rc = cx_take(&self->m, want, direct, &w, may_wait, deadline, first, n);
-        if (rc == CX_NONE) self->wakes_seen = self->m.wakes;
+        if (rc == CX_NONE) {
+            self->wakes_seen = self->m.wakes;
+            self->idle_ns = w.max_ns;
+        }
         if (rc >= 0 && rc != CX_WAIT) return rc;
         if (rc < 0) {
             char text[512];
@@ -35,7 +32,7 @@ static int take_wait(Member *self, uint64_t want, bool direct, int64_t deadline,
         }
         slept = true;
         if (self->m.wakes != self->wakes_seen) continue; /* while we waited for the lock */
-        if (cx_sleep(self->att->a, &w, deadline, nobody_may_be_dead(self)) != 0 || !cx_usable(self->att, true, self->m.closed)) {
+        if (cx_sleep(self->att->a, &w, deadline, cx_patience(self->att->a, &self->att->a->groups[self->m.group])) != 0 || !cx_usable(self->att, true, self->m.closed)) {
             cx_take_leave(&self->m, &w);
             return -1;
         }

@@ -199,7 +199,7 @@ int cx_claim_wait(Producer *self, uint64_t n, const uint64_t *sizes, int64_t dea
             cx_raise_text(rc, text);
             return -1;
         }
-        if (cx_sleep(self->att->a, &w, deadline, false) != 0) {
+        if (cx_sleep(self->att->a, &w, deadline, 1) != 0) {
             cx_claim_leave(&self->p, &w);
             return -1;
         }

@@ -3,8 +3,6 @@
 #include <errno.h>
 #include <string.h>
 
-static bool no_claim_is_open(const cx_att *a) { return cx_head(a) == LDA(a->ctl->published); }
-
 /* A record that poll returned was overwritten before it could be kept or copied: it counts as lost, and the next one says so. */
 static void retract(cx_reader *r, uint64_t skipped)
 {
@@ -16,9 +14,10 @@ static void retract(cx_reader *r, uint64_t skipped)
 /* A view, or NULL: *rc says CX_NONE or CX_END, or an exception is set. */
 static PyObject *poll_one(Reader *self, int64_t deadline, int *rc)
 {
-    cx_wait w = {0};
+    cx_wait w = {.max_ns = self->idle_ns};
     cx_view v;
     bool slept = false;
+    self->idle_ns = 0;
     for (;;) {
         if (CX_UNLIKELY(!cx_usable(self->att, self->opened, self->r.closed))) return NULL;
         bool may_wait = slept ? cx_may_wait(deadline) : deadline != 0;
@@ -31,12 +30,15 @@ static PyObject *poll_one(Reader *self, int64_t deadline, int *rc)
             retract(&self->r, v.skipped);
             continue;
         }
-        if (*rc == CX_NONE) self->wakes_seen = self->r.wakes;
+        if (*rc == CX_NONE) {
+            self->wakes_seen = self->r.wakes;
+            self->idle_ns = w.max_ns;
+        }
         if (*rc < 0) return cx_raise(*rc);
         if (*rc != CX_WAIT) return NULL;
         slept = true;
         if (self->r.wakes != self->wakes_seen) continue;
-        if (cx_sleep(self->att->a, &w, deadline, no_claim_is_open(self->att->a)) != 0) return NULL;
+        if (cx_sleep(self->att->a, &w, deadline, cx_patience(self->att->a, NULL)) != 0) return NULL;
     }
 }
 
@@ -280,14 +282,22 @@ static Py_ssize_t arm_all(Armed *armed, Py_ssize_t n, bool *ready)
     return found;
 }
 
+static cx_att *att_of(const Armed *x) { return x->member ? x->member->att->a : x->reader->att->a; }
+
+static int patience_of(const Armed *x) { return cx_patience(att_of(x), x->member ? &att_of(x)->groups[x->member->m.group] : NULL); }
+
+static int64_t *idle_of(const Armed *x) { return x->member ? &x->member->idle_ns : &x->reader->idle_ns; }
+
 static int sleep_on_all(Armed *armed, Py_ssize_t n, int64_t deadline)
 {
     cx_wait_word words[128];
-    int64_t slice = armed[0].w.max_ns;
+    int64_t slice = INT64_MAX;
     for (Py_ssize_t i = 0; i < n; i++) {
-        words[i].addr = armed[i].w.addr;
-        words[i].value = armed[i].w.value;
-        if (armed[i].w.max_ns < slice) slice = armed[i].w.max_ns;
+        const Armed *x = &armed[i];
+        int64_t its = cx_slice(att_of(x), &x->w, patience_of(x));
+        words[i].addr = x->w.addr;
+        words[i].value = x->w.value;
+        if (its < slice) slice = its;
     }
     bool whole = true;
     if (deadline >= 0 && deadline - cx_now_ns() < slice) {
@@ -301,14 +311,10 @@ static int sleep_on_all(Armed *armed, Py_ssize_t n, int64_t deadline)
     if (e == ETIMEDOUT)
         for (Py_ssize_t i = 0; i < n; i++) {
             Armed *x = &armed[i];
-            cx_att *a = x->member ? x->member->att->a : x->reader->att->a;
-            if (!whole) {
-                cx_short_slice_passed(a);
-                continue;
-            }
-            bool quiet = cx_head(a) == LDA(a->ctl->published);
-            if (x->member) quiet = quiet && LD(a->groups[x->member->m.group].done) == LD(a->groups[x->member->m.group].next);
-            cx_wait_expired(a, &x->w, quiet);
+            if (whole)
+                cx_wait_expired(att_of(x), &x->w, patience_of(x));
+            else
+                cx_short_slice_passed(att_of(x));
         }
     return PyErr_CheckSignals(); /* whatever ended the slice: see cx_sleep */
 }
@@ -335,6 +341,7 @@ static PyObject *wait_any(PyObject *handles, int64_t deadline)
             armed[i].reader = (Reader *)h;
         else
             return PyErr_Format(PyExc_TypeError, "wait_any() takes readers and members, not %s", Py_TYPE(h)->tp_name);
+        armed[i].w.max_ns = *idle_of(&armed[i]);
     }
     Py_ssize_t found;
     for (;;) {
@@ -345,6 +352,7 @@ static PyObject *wait_any(PyObject *handles, int64_t deadline)
             break;
         }
     }
+    for (Py_ssize_t i = 0; i < n; i++) *idle_of(&armed[i]) = found ? 0 : armed[i].w.max_ns;
 #if PY_VERSION_HEX >= 0x030c0000
     PyObject *pending = PyErr_GetRaisedException();
     disarm(armed, n);

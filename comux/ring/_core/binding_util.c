@@ -100,9 +100,9 @@ void cx_short_slice_passed(cx_att *a)
     cx_reap(a);
 }
 
-int cx_sleep(cx_att *a, cx_wait *w, int64_t deadline, bool backs_off)
+int cx_sleep(cx_att *a, cx_wait *w, int64_t deadline, int patience)
 {
-    int64_t slice = w->max_ns;
+    int64_t slice = cx_slice(a, w, patience);
     bool whole = true;
     if (deadline >= 0) {
         int64_t left = deadline - cx_now_ns();
@@ -117,7 +117,7 @@ int cx_sleep(cx_att *a, cx_wait *w, int64_t deadline, bool backs_off)
     e = cx_futex_wait(w->addr, w->value, slice);
     Py_END_ALLOW_THREADS
     if (e == ETIMEDOUT && whole)
-        cx_wait_expired(a, w, backs_off);
+        cx_wait_expired(a, w, patience);
     else if (e == ETIMEDOUT)
         cx_short_slice_passed(a);
     /* Not only after EINTR: a signal just before the sleep, or one that another thread received, interrupts nothing. */

@@ -195,7 +195,9 @@ typedef struct {
     uint32_t value;
 } cx_wait_word;
 int cx_futex_wait_any(const cx_wait_word *words, uint32_t n, int64_t timeout_ns);
-void cx_wait_expired(const cx_att *a, cx_wait *w, bool backs_off); /* after a slice passed without a wake-up */
+int cx_patience(const cx_att *a, const cx_group *g);               /* heartbeats that a sleep may take now; g: NULL for readers */
+int64_t cx_slice(const cx_att *a, const cx_wait *w, int patience); /* nanoseconds of the next sleep */
+void cx_wait_expired(const cx_att *a, cx_wait *w, int patience); /* after a slice passed without a wake-up */
 
 /* What must be woken after the lock is free. */
 typedef struct {

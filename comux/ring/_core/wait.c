@@ -19,7 +19,9 @@
  * the end of the stream is finished.
  *
  * Every sleep is cut into slices of a heartbeat, because the one who should have woken us may be dead. A slice that passes looks for the dead.
- * Who holds nothing and can have nobody dead before it doubles its slices up to ten heartbeats, so that idle topics cost nothing.
+ * While nothing is held by anybody slices double, up to ten heartbeats, so that idle topics cost nothing; up to two in a group of several,
+ * because the record that wakes a fellow only, and dies with it, is to come to us soon. A wait that follows one which found nothing goes on
+ * with its slices.
  */
 #define _GNU_SOURCE
 #include "core.h"
@@ -83,15 +85,26 @@ int cx_futex_wait_any(const cx_wait_word *words, uint32_t n, int64_t timeout_ns)
     }
 }
 
-void cx_wait_expired(const cx_att *a, cx_wait *w, bool backs_off)
+int cx_patience(const cx_att *a, const cx_group *g)
+{
+    if (cx_head(a) != LDA(a->ctl->published)) return 1;
+    if (!g) return 10;
+    return LD(g->done) != LD(g->next) ? 1 : LD(g->nmembers) > 1 ? 2 : 10;
+}
+
+int64_t cx_slice(const cx_att *a, const cx_wait *w, int patience)
+{
+    int64_t most = patience * (int64_t)a->super.heartbeat_ns;
+    return w->max_ns < most ? w->max_ns : most;
+}
+
+void cx_wait_expired(const cx_att *a, cx_wait *w, int patience)
 {
     int64_t beat = (int64_t)a->super.heartbeat_ns;
     w->reap = true;
     w->phase = 1;
-    if (!backs_off || w->max_ns < beat)
-        w->max_ns = beat;
-    else if (w->max_ns < 10 * beat)
-        w->max_ns = w->max_ns * 2 > 10 * beat ? 10 * beat : w->max_ns * 2;
+    w->max_ns = w->max_ns < beat ? beat : 2 * w->max_ns;
+    w->max_ns = cx_slice(a, w, patience);
 }
 
 /* -- signals --------------------------------------------------------------------------------------------------------------------- */

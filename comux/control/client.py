@@ -44,9 +44,9 @@ def send_command(
         The answer, see ``comux.control.replies``; ``answer["ok"]`` tells whether it was carried out.
 
     Raises:
-        WaitTimeoutError: nobody answered, or the engine was away meanwhile and did not come back in time; the command may
-            have been carried out. UnknownTopicError: the config topic does not exist. CommandError: the value
-            has no JSON form.
+        WaitTimeoutError: nobody answered, or the engine went away meanwhile and was not back in time; the command may
+            have been carried out. UnknownTopicError: the config topic does not exist. CommandError: the value has no
+            JSON form. ConnectError: the engine cannot be reached; nothing was sent.
     """
     check_topic_name(topic, "config topic")
     seconds = check_timeout(timeout)
@@ -83,7 +83,7 @@ def _exchange(
                     answer = _read(record.value)
                     if answer is not None and answer.get("request_id") == request_id:
                         return answer
-            except ComuxError as exc:  # the command is on its way: an engine that is away for a moment does not hide the answer
+            except ComuxError as exc:  # the command is on its way: the answer may stand there when the engine is back
                 if not exc.retriable:
                     raise
                 trouble = exc

@@ -154,7 +154,7 @@ def open_reader(arguments: Mapping[str, Any], where: str, notes: Notes) -> Reade
     """
     reader = build(Reader, arguments, where, notes)
     reader.where = where
-    if "retry_backoff_ms" in arguments:  # kafka-python does not hand it down: each topic that is new to a client took 0.1 s
+    if "retry_backoff_ms" in arguments:  # kafka-python does not hand it down: each new topic took a client 0.1 s
         cluster_of(reader).config["retry_backoff_ms"] = arguments["retry_backoff_ms"]
     reader.noted = quicken(reader)
     return reader

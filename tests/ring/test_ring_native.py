@@ -64,6 +64,12 @@ def test_the_core_works_without_python(ring_dir: Path, tmp_path: Path) -> None:
         assert len(done.stdout.splitlines()) == KINDS_OF_RING
 
 
+def test_how_long_a_sleep_may_take(ring_dir: Path, tmp_path: Path) -> None:
+    program = build_program("patience", tmp_path, ["-O0", "-Wall", "-Wextra", "-Werror"])
+    done = subprocess.run([program, ring_dir], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.torture
 def test_threads_that_share_an_attachment_do_not_race(ring_dir: Path, tmp_path: Path) -> None:
     need(THREAD, tmp_path)

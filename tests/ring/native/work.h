@@ -57,7 +57,7 @@ static inline uint64_t value_read(const uint8_t *value, uint64_t n)
 
 static inline void work_sleep(cx_att *a, cx_wait *w)
 {
-    if (cx_futex_wait(w->addr, w->value, w->max_ns) == ETIMEDOUT) cx_wait_expired(a, w, false);
+    if (cx_futex_wait(w->addr, w->value, w->max_ns) == ETIMEDOUT) cx_wait_expired(a, w, 1);
 }
 
 /* CX_OK with the offset, CX_DROPPED, or an error; waits for room until `deadline` (monotonic nanoseconds; 0: not at all). */

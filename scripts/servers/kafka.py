@@ -101,7 +101,9 @@ class Kafka:
             config.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
             _format([java, "-XX:TieredStopAtLevel=1", "-cp", class_path], config, cluster_id, entry["users"])
             tuning = shlex.split(os.environ.get(TUNING, ""))
-            options = [f"-Xmx{self.heap}", *tuning, "-Dlog4j2.level=INFO", "-cp", class_path]
+            # What it unpacks (compression) and notes for tools goes with its folder, however it ends.
+            own = ["-XX:-UsePerfData", f"-Djava.io.tmpdir={home}"]
+            options = [f"-Xmx{self.heap}", *own, *tuning, "-Dlog4j2.level=INFO", "-cp", class_path]
             entry["processes"][broker] = {
                 "node": index + 1,
                 "address": addresses["PLAINTEXT"][index],

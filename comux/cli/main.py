@@ -257,6 +257,10 @@ def plan(
     rate: Annotated[
         float | None, typer.Option(metavar="N", help="Pictures per second delivered of each; default: all.")
     ] = None,
+    gop: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Pictures per keyframe, where that is fixed: --rate then saves decoding."),
+    ] = None,
     mode: Annotated[str, typer.Option(metavar="freshest|every_frame", help="What batches take.")] = "freshest",
     engine: Annotated[str, typer.Option(metavar="kafka|shm", help="Where the cameras' topics are.")] = "kafka",
     results_bytes: Annotated[int, typer.Option(metavar="N", help="Bytes of each result's headers; -1: none.")] = 2000,

@@ -10,6 +10,9 @@ from typing import Final
 from comux.errors import ConfigError
 from comux.options import check_choice
 
+KEYFRAME: Final = 3.6
+"""Decoding a keyframe takes as long as so many pictures on average: 1080p H.264 of 4 Mbit/s, GOP of 30
+(``benchmarks/video/low_rates.py``; HEVC 2.3)."""
 _LEAST_PACKET: Final = 16  # bytes a packet of video has at least, on average
 
 
@@ -24,6 +27,8 @@ class Demand:
         bitrate: Bits per second of each.
         codec: Name of the codec.
         rate: Most pictures per second delivered of each (``SourceOptions.rate``); ``None``: all.
+        gop: Pictures from one keyframe to the next, if that is always the same number: ``rate`` then saves decoding.
+            ``None``: not known, and every packet is decoded.
         mode: ``freshest`` or ``every_frame``.
         engine: ``kafka`` or ``shm``.
         results_bytes: Headers of each result; ``None``: nothing is sent.
@@ -43,6 +48,7 @@ class Demand:
     bitrate: float = 4e6
     codec: str = "h264"
     rate: float | None = None
+    gop: int | None = None
     mode: str = "freshest"
     engine: str = "kafka"
     results_bytes: int | None = 2000
@@ -66,6 +72,8 @@ class Demand:
         _within("--fps", self.fps, 0.01, 1000)
         if self.rate is not None:
             _within("--rate", self.rate, 0.001, 1000)
+        if self.gop is not None:
+            _within("--gop", self.gop, 1, 10_000)
         if self.results_bytes is not None:
             _within("--results-bytes", self.results_bytes, 0, 10_000_000)
         for name, value, most in (
@@ -117,6 +125,24 @@ class Demand:
     def delivered(self) -> float:
         """Pictures per second handed to the loop, of each camera."""
         return self.fps if self.rate is None else min(self.rate, self.fps)
+
+    @property
+    def decoded(self) -> float:
+        """Pictures per second that have to be decoded of each camera, in average ones: a keyframe counts for several.
+
+        Of a GOP everything up to the last picture wanted of it is decoded, and keyframes only where less than one is
+        (``decoders/skipping.py``). Pictures that no other refers to are left out too, which is not counted here.
+        """
+        if self.gop is None or self.delivered >= self.fps:
+            return self.fps
+        gops, wanted = self.fps / self.gop, self.delivered * self.gop / self.fps  # a second; of each
+        key = min(KEYFRAME, self.gop)
+        if wanted < 1:
+            return self.delivered * key
+        even = wanted.is_integer()  # then the first is the keyframe, in every GOP
+        rest = self.gop * (1 - (1 if even else 0.5) / wanted)  # of a GOP, after the keyframe
+        other = (self.gop - key) / max(1, self.gop - 1)
+        return min(self.fps, gops * (key + min(rest, self.gop - 1) * other))
 
     @property
     def sends(self) -> float:

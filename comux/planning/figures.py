@@ -76,9 +76,11 @@ class Plan:
 def decoding_figures(demand: Demand, costs: Costs, needs: Needs, out: Plan, member: float) -> list[Figure]:
     n, what = demand.cameras, "cores"
     size = f"{demand.width}x{demand.height} {demand.codec}"
-    packet_ms = needs.cpu["decoding"] / n / demand.fps * 1e3
+    packet_ms = needs.cpu["decoding"] / n / demand.decoded * 1e3
+    share = demand.decoded / demand.fps
+    which = "every packet" if share == 1 else f"{share:.0%} of decoding every packet"
     basis = {
-        "decoding": f"every packet: {size} at {demand.fps:g} fps, {packet_ms:.2f} ms",
+        "decoding": f"{which}: {size} at {demand.fps:g} fps, {packet_ms:.2f} ms",
         "conversion": f"{demand.delivered:g} arrays a second of each camera",
         "packets": f"every packet from {demand.engine} to the decoder and into the store",
         "items": f"{demand.delivered:g} a second of each camera; your own work with them is not in it",

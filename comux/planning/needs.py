@@ -85,15 +85,17 @@ def needs_of(demand: Demand, costs: Costs, processes: int | None = None) -> Need
     megabytes = demand.bitrate / 8 / 1e6
     packet = demand.packet_bytes + costs.record_bytes
     result = 0 if demand.results_bytes is None else packet + demand.results_bytes + _RESULT_EXTRA
+    all_of_it = (
+        demand.fps * (codec.packet_s + codec.megapixel_s * demand.megapixels) + megabytes * codec.megabyte_s
+    )
     cpu = {
-        "decoding": n
-        * (demand.fps * (codec.packet_s + codec.megapixel_s * demand.megapixels) + megabytes * codec.megabyte_s),
+        "decoding": n * demand.decoded / demand.fps * all_of_it,
         "conversion": n * demand.delivered * demand.megapixels * costs.convert_megapixel_s,
         "packets": n * (demand.fps * engine.packet_s + megabytes * engine.megabyte_s),
         "items": n * demand.delivered * engine.item_s,
         "results": n * demand.sends * (engine.send_s + result / 1e6 * engine.megabyte_s),
     }
-    python = n * demand.fps * codec.packet_s + cpu["packets"] + cpu["items"] + cpu["results"]
+    python = n * demand.decoded * codec.packet_s + cpu["packets"] + cpu["items"] + cpu["results"]
     batches = engine.batch_s * min(max(demand.delivered, BATCHES), n * demand.delivered)  # cores of one process
     if processes is None:
         processes = max(1, math.ceil(demand.safety * python / max(0.1, 1 - demand.safety * batches)))

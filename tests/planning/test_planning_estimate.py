@@ -142,6 +142,30 @@ def test_a_rate_limit_saves_conversion_and_results_and_no_decoding() -> None:
     assert limited["results"] == pytest.approx(all_of_it["results"] / 4)
 
 
+@pytest.mark.parametrize(
+    ("rate", "measured"),  # of decoding everything, docs/explanation/performance.md: H.264, 30 fps, GOP of 30
+    [(1.0, 0.12), (2.0, 0.57)],
+)
+def test_of_gops_that_are_known_a_rate_saves_decoding_too(rate: float, measured: float) -> None:
+    known = Demand(1, fps=30, bitrate=4e6, gop=30)
+    saved = replace(known, rate=rate)
+    assert saved.decoded / 30 == pytest.approx(measured, rel=0.1)
+    cpu, all_of_it = (needs_of(each, COSTS).cpu["decoding"] for each in (saved, known))
+    assert cpu == pytest.approx(all_of_it * saved.decoded / 30)
+
+
+def test_never_more_is_decoded_at_a_lower_rate_and_never_more_than_all() -> None:
+    for gop in (1, 2, 12, 30, 250):
+        rates = [0.01, 0.1, 0.5, 1.0, 2.0, 2.5, 5.0, 7.0, 15.0, 29.9, 30.0, 60.0]
+        decoded = [Demand(1, fps=30, bitrate=4e6, gop=gop, rate=rate).decoded for rate in rates]
+        assert decoded[-1] == decoded[-2] == 30
+        assert all(0 < each <= 30 for each in decoded)
+        assert decoded[0] <= 0.01 * 3.6 + 1e-9
+        assert decoded[0] == min(decoded)
+    assert Demand(1, fps=30, bitrate=4e6, gop=1, rate=10).decoded == pytest.approx(10)  # each is a keyframe
+    assert Demand(1, fps=30, bitrate=4e6, rate=1).decoded == 30  # not known
+
+
 def test_local_topics_take_shared_memory_and_no_network() -> None:
     answer = plan(replace(CAMERAS, engine="shm"), COSTS)
     # ten seconds of packets, and the results' ring
@@ -197,6 +221,7 @@ def test_every_figure_says_what_it_stands_on_and_the_plan_is_json() -> None:
         ({"fps": 0.0}, ["--fps 0"]),
         ({"fps": float("nan")}, ["--fps nan"]),
         ({"rate": 0.0}, ["--rate 0"]),
+        ({"gop": 0}, ["--gop 0"]),
         ({"bitrate": 4.0}, ["--bitrate 4", "as in 4M"]),
         ({"bitrate": 0.0}, ["--bitrate 0"]),
         ({"bitrate": float("inf")}, ["--bitrate inf"]),

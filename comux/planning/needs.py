@@ -85,9 +85,7 @@ def needs_of(demand: Demand, costs: Costs, processes: int | None = None) -> Need
     megabytes = demand.bitrate / 8 / 1e6
     packet = demand.packet_bytes + costs.record_bytes
     result = 0 if demand.results_bytes is None else packet + demand.results_bytes + _RESULT_EXTRA
-    all_of_it = (
-        demand.fps * (codec.packet_s + codec.megapixel_s * demand.megapixels) + megabytes * codec.megabyte_s
-    )
+    all_of_it = demand.fps * (codec.packet_s + codec.megapixel_s * demand.megapixels) + megabytes * codec.megabyte_s
     cpu = {
         "decoding": n * demand.decoded / demand.fps * all_of_it,
         "conversion": n * demand.delivered * demand.megapixels * costs.convert_megapixel_s,

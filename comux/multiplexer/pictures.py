@@ -151,7 +151,7 @@ class PictureStore:
         account: Account,
         mode: StoreMode,
         *,
-        max_bytes: int = 64 << 20,
+        max_bytes: int = 24 << 20,
         max_pictures: int = EVERY_FRAME_PICTURES,
     ) -> None:
         self._hub = hub

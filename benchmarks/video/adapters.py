@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import os
 import queue
+import resource
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -37,8 +38,9 @@ def look(array: Any) -> int:
 
 
 def cpu_of_tree() -> float:
-    """Processor seconds of this process and of the children that run."""
-    tick, total = os.sysconf("SC_CLK_TCK"), time.process_time()
+    """Processor seconds of this process and of its children, those that have ended too."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    tick, total = os.sysconf("SC_CLK_TCK"), time.process_time() + ended.ru_utime + ended.ru_stime
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # a thread or a child that has just ended
             for child in (task / "children").read_text().split():

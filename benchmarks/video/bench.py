@@ -41,6 +41,7 @@ SMALL = (640, 360)
 ROUNDS = {"every": 3, "resized": 3, "newest": 2, "compute": 3, "busy": 3, "low": 1}
 LOW = {16: 2.0, 64: 1.0}  #: cameras watched at so many a second
 LOW_S = 20.0
+LOW_WARM_S = 15.0  #: comux learns how long a GOP is, and makes up for what that cost
 LIVE_S = 6.0
 WARM_S = 3.0
 
@@ -107,7 +108,7 @@ class Scale:
             group.size,
             group.cameras,
             seconds,
-            WARM_S * min(1.0, 2 * self.share) + (3.0 if group.part == "low" and self.share == 1 else 0.0),
+            (LOW_WARM_S if group.part == "low" else WARM_S) * min(1.0, 2 * self.share),
             model={"compute": "compute", "busy": "python"}.get(group.part, ""),
             every=group.part == "busy",
             rate=LOW.get(group.cameras, 1.0) if group.part == "low" else 0.0,
@@ -132,7 +133,7 @@ class Scale:
         if group.part in ("every", "resized"):
             each = 6.0 * self.share + 2.0
         else:
-            each = (LOW_S + 9.0 if group.part == "low" else LIVE_S + 6.0) * self.share + 2.0
+            each = (LOW_S + LOW_WARM_S + 5.0 if group.part == "low" else LIVE_S + 6.0) * self.share + 2.0
         return each * len(names) * (1.6 if group.codec == "hevc" else 1.0)
 
 

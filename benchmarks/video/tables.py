@@ -86,7 +86,7 @@ def _file_lines(group: dict[str, Any]) -> Iterator[list[str]]:
             f"{statistics.median(rates):.0f}",
             f"{min(rates):.0f}–{max(rates):.0f}",
             f"{statistics.median(share):.3f}" if share else "",
-            f"{1e3 * statistics.median(values(row, 'cpu')):.2f} ms",
+            f"{1e3 * cpu:.2f} ms" if (cpu := median(row, "cpu")) is not None else "",
             f"{max(values(row, 'memory')) / MEGABYTE / group['cameras']:.0f} MB",
             "all" if got == wanted else f"{int(min(got))} of {int(wanted[0])}",
         ]

@@ -361,7 +361,7 @@ def watch(job: LiveJob, way: Watch, model: Callable[[], None] | None) -> tuple[S
     while True:
         if job.rate and way.where == "pipes":
             tick = max(tick + 1 / job.rate, time.monotonic())
-            time.sleep(tick - time.monotonic())
+            time.sleep(max(0.0, tick - time.monotonic()))
         pictures = way.take()
         now = time.monotonic()
         if len(came) < job.cameras:

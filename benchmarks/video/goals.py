@@ -127,7 +127,17 @@ def _low(groups: dict[str, Any]) -> list[Line]:
         lines += _line(f"{what}: cores", median(ours, "cpu"), "", 2.0, "", least=False)
         lines += _line(f"{what}: lag that grows", _ms(max(grown, default=None)), "", 100.0, " ms", least=False)
         lines += _line(f"{what}: the slowest", median(ours, "fairness"), "the median one", 0.8, "", least=True)
+        rival = _least_work(groups[f"low h264 1080p {cameras}"])
+        if rival is not None:
+            share = statistics.median(ratios(ours, rival, "cpu"))
+            lines += _line(f"{what}: CPU", share, rival["name"], 0.55 if rate == 2.0 else 0.2, " ×", least=False)
     return lines
+
+
+def _least_work(group: dict[str, Any]) -> dict[str, Any] | None:
+    """The rival that needs least, of those that keep up: one that is ever further behind leaves work undone."""
+    rows = [row for row in group["rows"] if row["rival"] and (median(row, "age_late") or 9.0) < 1.0]
+    return min(rows, key=lambda row: median(row, "cpu") or 0.0, default=None)
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -334,15 +334,16 @@ class Seen:
     at: list[float] = field(default_factory=list)
     numbers: list[list[int]] = field(default_factory=list)
     turns: int = 0
+    unread: int = 0  #: pictures that show no number: damaged
 
 
-def age_of(due: np.ndarray, camera: int, array: Any, now: float) -> tuple[int, float]:
-    """Number of a picture, and seconds since its packet was due."""
+def age_of(due: np.ndarray, camera: int, array: Any, now: float) -> tuple[int, float] | None:
+    """Number of a picture, and seconds since its packet was due; ``None`` where it shows no number."""
     from comux.feeds.marks import read_marks
 
     marks = read_marks(array)
     if marks is None:
-        raise ValueError(f"camera {camera}: the picture shows no number")
+        return None
     shown = np.arange(marks[1], due.shape[1], clips.ENCODED)
     there = [int(n) for n in shown if 0 < due[camera, n] <= now]
     if not there:
@@ -375,8 +376,11 @@ def watch(job: LiveJob, way: Watch, model: Callable[[], None] | None) -> tuple[S
             break
         for camera, array in pictures:
             look(array)
-            number, age = age_of(due, camera, array, now)
-            if cpu:
+            shown = age_of(due, camera, array, now)
+            if shown is None:
+                seen.unread += bool(cpu)
+            elif cpu:
+                number, age = shown
                 seen.ages.append(age)
                 seen.at.append(now - start)
                 seen.numbers[camera].append(number)
@@ -431,4 +435,5 @@ def summary(job: LiveJob, seen: Seen) -> dict[str, Any]:
         "age_early": float(np.median(early)) if early.size else float("nan"),
         "age_late": float(np.median(late)) if late.size else float("nan"),
         "rising": rising,
+        "unread": seen.unread,
     }

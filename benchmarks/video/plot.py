@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from video.goals import CEILING, median, ratios, row_of
+from video.tables import ordered
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
@@ -18,8 +19,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    files = [one for one in found["groups"].values() if one["part"] in ("every", "resized") and one["size"] == "1080p"]
-    lives = [one for one in found["groups"].values() if one["part"] == "newest" and one["size"] == "1080p"]
+    files = [one for one in ordered(found) if one["part"] in ("every", "resized") and one["size"] == "1080p"]
+    lives = [one for one in ordered(found) if (one["part"], one["codec"], one["size"]) == ("newest", "h264", "1080p")]
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), dpi=110)
     names = [row["name"] for row in (files[0]["rows"] if files else []) if row["name"] != CEILING]
     places = np.arange(len(files))
@@ -31,7 +32,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
     left.set_xticks(places + 0.4, titles, fontsize=7)
     left.set_ylabel("pictures/s, of decoding alone")
     left.set_title("Files of 1080p, every picture as BGR")
-    left.legend(fontsize=7)
+    left.set_ylim(0, 1.45)
+    left.legend(fontsize=7, ncols=2, loc="upper left")
     names = [row["name"] for row in (lives[0]["rows"] if lives else [])]
     for name in names:
         points = [(one["cameras"], age) for one in lives if (age := median(row_of(one, name), "age_p99"))]
@@ -40,7 +42,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     right.set_xscale("log", base=2)
     right.set_yscale("log")
     right.set_xticks([1, 4, 8, 16], ["1", "4", "8", "16"])
-    right.set_xlabel("live cameras of 1080p at 30 fps")
+    right.set_xlabel("live H.264 cameras of 1080p at 30 fps")
     right.set_ylabel("age at delivery, p99, ms")
     right.set_title("The newest picture")
     if names:

@@ -24,14 +24,15 @@ TITLES = {
 def page(found: dict[str, Any]) -> str:
     """All of it: goals, then parts."""
     lines = list(goals(found))
-    for part, group in itertools.groupby(_ordered(found), key=lambda one: one["part"]):
+    for part, group in itertools.groupby(ordered(found), key=lambda one: one["part"]):
         listed = list(group)
         lines += [f"### {TITLES[part]}\n", _merged(listed)]
     lines += [f"Absent: {name} ({why})." for name, why in found["absent"].items()]
     return "\n".join(lines)
 
 
-def _ordered(found: dict[str, Any]) -> list[dict[str, Any]]:
+def ordered(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The groups by part, codec, size and number of cameras."""
     parts, sizes = list(TITLES), ["360p", "720p", "1080p"]
     place = lambda one: (parts.index(one["part"]), one["codec"], sizes.index(one["size"]), one["cameras"])  # noqa: E731
     return sorted(found["groups"].values(), key=place)

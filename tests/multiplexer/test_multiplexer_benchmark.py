@@ -81,7 +81,7 @@ def test_live_cameras_are_watched_by_topic_and_by_pipe(bench: Any) -> None:
     for name, row in rows.items():
         assert row["errors"] == [], name
         (one,) = row["rounds"]
-        assert one["pictures"] > 0 and one["rising"], (name, one)
+        assert one["pictures"] > 0 and one["rising"] and not one["unread"], (name, one)
         assert 0 < one["age_p50"] <= one["age_p99"], (name, one)
 
 

@@ -16,10 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "kafka"))
 import common
 from ipc.tables import page as ring_page
 from kafka_tables import table as kafka_table
-from video.bench import report as video_table
+from video.tables import page as video_page
 
 PARTS = {
-    "video": ("Delivered video, 1080p, every frame as BGR", video_table, ("cameras",)),
     "kafka": ("Kafka", kafka_table, ("settings",)),
 }
 
@@ -30,6 +29,11 @@ def main() -> None:
         found = json.loads(ring.read_text())
         print(f"## The ring\n\nMachine: {common.describe(found['machine'])}.\n")
         print(ring_page(found["results"], found["absent"]))
+    video = Path(sys.argv[1]) / "video.json"
+    if video.exists():
+        found = json.loads(video.read_text())
+        print(f"## Video beside its rivals\n\nMachine: {common.describe(found['machine'])}.\n")
+        print(video_page(found))
     for name, (title, table, apart) in PARTS.items():
         path = Path(sys.argv[1]) / f"{name}.json"
         if not path.exists():

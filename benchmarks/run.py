@@ -25,7 +25,7 @@ def main() -> None:
     idle = ["idle.py"]
     if options.quick:
         ring += ["--rounds", "1", "--share", "0.05", "--sizes", "64,24000"]
-        video += ["--rounds", "1", "--frames", "60", "--cameras", "1,4"]
+        video += ["--quick"]
         kafka += ["--rounds", "1", "--share", "0.02", "--settings", "equal"]
         idle += ["--seconds", "2"]
     if options.folder is not None:

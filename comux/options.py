@@ -383,7 +383,7 @@ class SourceOptions(BaseModel):
     maxlen: PositiveInt = 20
     retain_bytes: PositiveInt = 64 << 20
     queue_bytes: PositiveInt = 16 << 20
-    store_bytes: PositiveInt = 64 << 20
+    store_bytes: PositiveInt = 24 << 20
     share_frames: str | None = None
     paused: bool = False
 

@@ -1,186 +1,269 @@
-"""One way of getting every frame of N cameras as BGR arrays into Python; each runs alone in a process of its own.
+"""One way of getting the pictures of N cameras as arrays into Python; each measurement runs alone in a process.
 
-All decode the same H.264 packets. ``decode only`` converts and keeps nothing: no way of delivering frames can be
-faster on these cores, so it is the ceiling.
+Files are read as fast as they can be: each picture of each camera, once. All decode the same packets and give a camera
+as many codec threads: the cores that would be idle otherwise. The loop that takes pictures looks at the same bytes of
+each: every sixteenth row, all of it.
 
-Each adapter returns when every frame was there (monotonic seconds, rising). The rate is that of the frames after the
-first second of video of every camera: threads, codecs and memory are warm then, for all alike.
+Here: the ceiling and comux. ``rivals`` has the others, ``live`` what is live.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import queue
+import resource
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from video import clips
 
-# The frames are taken by one consumer, as a model would: it looks at a few bytes of each.
-TOUCH = (0, 0, 0)
-# Frames per camera that are not counted.
-WARM_UP = 30
-
-
-def rate(times: list[float], cameras: int) -> float:
-    """Frames per second after the warm-up."""
-    first = WARM_UP * cameras
-    return (len(times) - first - 1) / (times[-1] - times[first])
+WARM_UP = clips.FPS  #: pictures of each camera that are not counted: threads, codecs and memory are warm then
+ROWS = 16
 
 
-def _packets(clip: Path) -> list[bytes]:
-    from comux.decoders.containers import open_video, packets
-
-    open_video(str(clip))
-    return [bytes(p.data) for p in packets(str(clip))]
-
-
-def _codec_threads(cameras: int) -> int:
-    """What comux gives a finite source: the cores that would be idle otherwise. All get it, the ceiling too."""
-    return max(1, (os.cpu_count() or 1) // cameras)
+def look(array: Any) -> int:
+    """What the loop does with a picture: a sum over every sixteenth row."""
+    rows = array[::ROWS]
+    if rows.strides[2] != 1:  # a view with the colours turned around
+        rows = rows[..., ::-1]
+    return int(np.add.reduce(rows.reshape(len(rows), -1).view(np.uint64), axis=None))
 
 
-def _decoder(cameras: int) -> Any:
+def cpu_of_tree() -> float:
+    """Processor seconds of this process and of its children, those that have ended too."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    tick, total = os.sysconf("SC_CLK_TCK"), time.process_time() + ended.ru_utime + ended.ru_stime
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread or a child that has just ended
+            for child in (task / "children").read_text().split():
+                words = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+                total += (int(words[11]) + int(words[12])) / tick
+    return total
+
+
+class Tally:
+    """When each picture was there, and what the counted ones cost.
+
+    Args:
+        warm: So many are not counted.
+    """
+
+    def __init__(self, warm: int) -> None:
+        self.times: list[float] = []
+        self._warm = warm
+        self._cpu: float | None = None
+
+    def add(self) -> None:
+        """A picture is there."""
+        self.times.append(time.monotonic())
+        if self._cpu is None and len(self.times) > self._warm:
+            self._cpu = cpu_of_tree()
+
+    def figures(self) -> dict[str, Any]:
+        """Pictures a second, and seconds of processor time for each."""
+        took, counted = cpu_of_tree() - (self._cpu or 0.0), len(self.times) - self._warm - 1
+        if counted < 1:
+            raise ValueError(f"only {len(self.times)} pictures came")
+        times = sorted(self.times)
+        return {"fps": counted / (times[-1] - times[self._warm]), "pictures": len(times), "cpu": took / counted}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be read.
+
+    Attributes:
+        folder: Of the clips.
+        codec, size: Of the cameras.
+        cameras: How many.
+        frames: Of each camera.
+        out: Width and height of the arrays; ``None``: the cameras'.
+        made: Different pictures in a clip.
+    """
+
+    folder: Path
+    codec: str
+    size: str
+    cameras: int
+    frames: int
+    out: tuple[int, int] | None = None
+    made: int = 90
+
+    @property
+    def threads(self) -> int:
+        """Codec threads of a camera: the cores that would be idle otherwise."""
+        return max(1, (os.cpu_count() or 1) // self.cameras)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the arrays."""
+        width, height = self.out or clips.SIZES[self.size][:2]
+        return height, width, 3
+
+    @property
+    def file(self) -> Path:
+        """Made by whoever starts the process."""
+        return clips.file_of(self.folder, self.codec, self.size, self.frames, self.made)
+
+    def packets(self) -> list[bytes]:
+        made = clips.encoded(self.folder, self.codec, self.size, self.made)
+        return [packet.data for packet in clips.repeated(made, self.frames)]
+
+
+class Way(ABC):
+    """One way.
+
+    Attributes:
+        name: In the tables.
+        does: What it does and what it does not do, in a sentence.
+        package: Module that it needs, or ``None``.
+        ours: Whether it is comux.
+        rival: Whether comux is compared with it.
+    """
+
+    name: str
+    does: str
+    package: str | None = None
+    ours = False
+    rival = True
+
+    @classmethod
+    def absent(cls) -> str | None:
+        """Why it cannot be used here; ``None`` where it can."""
+        if cls.package is None:
+            return None
+        try:
+            importlib.import_module(cls.package)
+        except Exception as error:  # noqa: BLE001 - whatever an import of others' code meets
+            return f"{type(error).__name__}: {error}".splitlines()[0]
+        return None
+
+    @abstractmethod
+    def every(self, job: Job, tally: Tally) -> None:
+        """Read every picture of every camera."""
+
+
+def take(job: Job, tally: Tally, read: Callable[[int, Callable[[Any], None]], None]) -> None:
+    """A thread for each camera, one loop that takes what they give.
+
+    Args:
+        job: What is read; a picture of another shape is an error.
+        tally: Told of each.
+        read: Called in the thread of a camera with its number and with what takes a picture.
+    """
+    pictures: queue.Queue[Any] = queue.Queue(2 * job.cameras)
+    wrong: list[BaseException] = []
+
+    def work(camera: int) -> None:
+        try:
+            read(camera, pictures.put)
+        except BaseException as error:  # noqa: BLE001 - told to the loop
+            wrong.append(error)
+        finally:
+            pictures.put(None)
+
+    threads = [threading.Thread(target=work, args=(camera,), daemon=True) for camera in range(job.cameras)]
+    for thread in threads:
+        thread.start()
+    left = job.cameras
+    while left:
+        array = pictures.get()
+        if array is None:
+            left -= 1
+            continue
+        if array.shape != job.shape:
+            raise ValueError(f"a picture of {array.shape}, not {job.shape}")
+        look(array)
+        tally.add()
+    for thread in threads:
+        thread.join()
+    if wrong:
+        raise wrong[0]
+
+
+def decoder(job: Job) -> Any:
+    """A codec as comux and PyAV's loop set it."""
     import av
 
     av.logging.set_level(None)
-    context = av.CodecContext.create("h264", "r")
-    context.thread_count = _codec_threads(cameras)
-    context.thread_type = "SLICE" if context.thread_count == 1 else "FRAME"
+    context = av.CodecContext.create(job.codec, "r")
+    context.thread_count = job.threads
+    context.thread_type = "SLICE" if job.threads == 1 else "FRAME"
     return context
 
 
-def decode_only(clip: Path, cameras: int) -> list[float]:
-    """The ceiling: one thread per camera, nothing converted."""
-    import av
+class Ceiling(Way):
+    """Decoding alone."""
 
-    data = _packets(clip)
-    times: list[float] = []
+    name = "decode only (ceiling)"
+    does = "PyAV: a loop per thread that decodes and keeps nothing. Converts nothing, delivers nothing"
+    rival = False
 
-    def work() -> None:
-        context = _decoder(cameras)
-        for packet in [*data, None]:
-            times.extend(time.monotonic() for _ in context.decode(None if packet is None else av.Packet(packet)))
+    def every(self, job: Job, tally: Tally) -> None:
+        import av
 
-    threads = [threading.Thread(target=work) for _ in range(cameras)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sorted(times)
+        data = job.packets()
 
+        def work() -> None:
+            context = decoder(job)
+            for packet in [*data, None]:
+                for _ in context.decode(None if packet is None else av.Packet(packet)):
+                    tally.add()
 
-def pyav_threads(clip: Path, cameras: int) -> list[float]:
-    """A PyAV loop per thread with ``to_ndarray``, frames handed over a queue."""
-    import av
-
-    data = _packets(clip)
-    frames: queue.Queue[Any] = queue.Queue(2 * cameras)
-
-    def work() -> None:
-        context = _decoder(cameras)
-        for packet in [*data, None]:
-            for frame in context.decode(None if packet is None else av.Packet(packet)):
-                frames.put(frame.to_ndarray(format="bgr24"))
-        frames.put(None)
-
-    return _take(frames, cameras, work)
+        threads = [threading.Thread(target=work) for _ in range(job.cameras)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
 
-def opencv_threads(clip: Path, cameras: int) -> list[float]:
-    """An OpenCV VideoCapture per thread, frames handed over a queue."""
-    import cv2
+class Multiplexer(Way):
+    """comux."""
 
-    frames: queue.Queue[Any] = queue.Queue(2 * cameras)
+    name = "comux"
+    does = (
+        "packets on shared-memory topics, one get_batch loop. Colour by the stream's tags, 58 dB and more; packet, "
+        "time and books with each picture"
+    )
+    package = "comux.multiplexer"
+    ours = True
+    rival = False
+    address = "shm://bench-video"
 
-    def work() -> None:
-        capture = cv2.VideoCapture(str(clip), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, _codec_threads(cameras)])
-        while True:
-            good, frame = capture.read()
-            if not good:
-                break
-            frames.put(frame)
-        capture.release()
-        frames.put(None)
+    def every(self, job: Job, tally: Tally) -> None:
+        from comux import Comux, TopicSpec, connect
 
-    return _take(frames, cameras, work)
-
-
-def _take(frames: queue.Queue[Any], cameras: int, work: Callable[[], None]) -> list[float]:
-    threads = [threading.Thread(target=work) for _ in range(cameras)]
-    for thread in threads:
-        thread.start()
-    left, touched = cameras, 0
-    times: list[float] = []
-    while left:
-        frame = frames.get()
-        if frame is None:
-            left -= 1
-            continue
-        touched += int(frame[TOUCH])
-        times.append(time.monotonic())
-    for thread in threads:
-        thread.join()
-    return times
-
-
-def comux_loop(clip: Path, cameras: int) -> list[float]:
-    """comux: the packets on shared-memory topics, one ``get_batch`` loop."""
-    from comux import Comux, TopicSpec, connect
-
-    data = _packets(clip)
-    ids = [f"cam{i}" for i in range(cameras)]
-    with connect("shm://bench-video") as broker:
-        try:
-            for cam_id in ids:
-                spec = TopicSpec(f"raw_{cam_id}", records=len(data) + 1, data_bytes=sum(map(len, data)) + (4 << 20))
-                broker.create_topic(spec)
-                with broker.producer(spec.name) as producer:
-                    for packet in data:
-                        producer.send(packet)
-                    producer.end()
-            touched = 0
-            times: list[float] = []
-            with Comux(ids, address="shm://bench-video", start="beginning", mode="every_frame") as loop:
-                for batch in loop:
-                    for _, _, array in batch:
-                        if array is not None:
-                            touched += int(array[TOUCH])
-                            times.append(time.monotonic())
-        finally:
-            for name in broker.topics():
-                broker.delete_topic(name, force=True)
-    return times
-
-
-ALL: dict[str, Callable[[Path, int], list[float]]] = {
-    "decode only (ceiling)": decode_only,
-    "comux": comux_loop,
-    "PyAV loop per thread": pyav_threads,
-    "OpenCV thread per camera": opencv_threads,
-}
-
-
-def make_clip(path: Path, width: int, height: int, frames: int) -> None:
-    """A clip of a synthetic camera with sensor noise, H.264, GOP 30 with B-frames."""
-    import av
-
-    from comux.feeds.scene import Scene
-
-    scene = Scene(width, height, camera=1, seed=1)
-    rng = np.random.default_rng(3)
-    noise = rng.integers(-6, 7, (8, height * 3 // 2, width), dtype=np.int16)
-    options = {"preset": "veryfast", "crf": "23", "bf": "2", "g": "30"}
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for number in range(frames):
-            planes = scene.picture(number).astype(np.int16) + noise[number % 8]
-            frame = av.VideoFrame.from_ndarray(np.clip(planes, 0, 255).astype(np.uint8), format="yuv420p")
-            for packet in stream.encode(frame):
-                container.mux(packet)
-        for packet in stream.encode(None):
-            container.mux(packet)
+        data = job.packets()
+        ids = [f"cam{i}" for i in range(job.cameras)]
+        wanted = {} if job.out is None else {"W": job.out[0], "H": job.out[1]}
+        with connect(self.address) as broker:
+            try:
+                for cam_id in ids:
+                    size = sum(map(len, data)) + (4 << 20)
+                    spec = TopicSpec(
+                        f"raw_{cam_id}", records=len(data) + 1, data_bytes=size, metadata={"codec": job.codec}
+                    )
+                    broker.create_topic(spec)
+                    with broker.producer(spec.name) as producer:
+                        for packet in data:
+                            producer.send(packet)
+                        producer.end()
+                with Comux(ids, address=self.address, start="beginning", mode="every_frame", **wanted) as loop:
+                    for batch in loop:
+                        for _, _, array in batch:
+                            if array is not None:
+                                if array.shape != job.shape:
+                                    raise ValueError(f"a picture of {array.shape}, not {job.shape}")
+                                look(array)
+                                tally.add()
+            finally:
+                for name in broker.topics():
+                    broker.delete_topic(name, force=True)

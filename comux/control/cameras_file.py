@@ -131,6 +131,8 @@ class FileSettings(BaseModel):
     """Bytes of all headers of one result at most."""
     max_message_bytes: Count | None = None
     """Bytes of a result at most, headers included; null: the engine's own limit."""
+    store_bytes_total: Count | None = 1 << 30
+    """Bytes of decoded pictures waiting to be taken at most, of all cameras together; null: only each one's own."""
     share: Topic | None = None
     """Kafka consumer group that shares the cameras with other processes."""
     topics: str | None = None

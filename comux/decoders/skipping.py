@@ -18,6 +18,10 @@ largest GOP reach it again and again, however many shorter ones come in between;
 Only intra pictures that the stream itself says one can start at count; not a gradual refresh, nor a record's flag
 alone. Both will do where the keyframe that was waited for is missing.
 
+**Too much at once.** A length is learned by decoding whole GOPs. Where many cameras start together there is no time for
+that: each is made to jump before it has seen one to its end, again and again. So after the second jump in a row only
+keyframes are taken until lengths are known, where they came close enough to each other that this costs few pictures.
+
 **Phase.** Two of thirty are cheapest at a keyframe and half way: a picture late in a GOP costs all before it. A stream
 that is joined at a keyframe is counted from there; where the count begins elsewhere (a new rate, a pause), it is moved
 at the next keyframe, if GOPs are a whole number of its periods long.
@@ -37,6 +41,8 @@ from .units import Unit
 
 _REMEMBERED: Final = 8
 _REGULAR: Final = 3
+_JUMPS: Final = 2
+_CLOSE: Final = 4  # periods of the selection between keyframes
 
 
 class Skipper:
@@ -54,12 +60,21 @@ class Skipper:
         self._key_ns: int | None = None
         self._pictures = 0
         self._whole = False  # nothing of the GOP in hand was lost, so its length will count
+        self._jumps = 0  # in which no length was learned
+        self._newest_key_ns: int | None = None
+        self._apart_ns: int | None = None  # least distance of keyframes, whatever lay between
 
     def see(self, capture_ns: int, *, key: bool) -> None:
         """A picture comes, whether or not it will be decoded; ``key``: a decoder can start at it and be right."""
         if key:
             if self._whole and self._key_ns is not None and capture_ns > self._key_ns:
                 self._gops.append((capture_ns - self._key_ns, self._pictures))
+                if len(self._gops) >= _REGULAR:
+                    self._jumps = 0
+            if self._newest_key_ns is not None and capture_ns > self._newest_key_ns:
+                apart = capture_ns - self._newest_key_ns
+                self._apart_ns = apart if self._apart_ns is None else min(apart, self._apart_ns)
+            self._newest_key_ns = capture_ns
             self._key_ns, self._pictures, self._whole = capture_ns, 0, True
             self._align(capture_ns)
         self._pictures += 1
@@ -78,8 +93,9 @@ class Skipper:
         """Something is missing: the GOP in hand has no length."""
         self._whole = False
 
-    def forget_place(self) -> None:
-        """The stream goes on elsewhere."""
+    def forget_place(self, *, jumped: bool = False) -> None:
+        """The stream goes on elsewhere; ``jumped``: further on, with pictures passed over unseen."""
+        self._jumps += jumped
         self._key_ns = None
         self._whole = False
 
@@ -115,8 +131,11 @@ class Skipper:
             return False
         known = self._expected()
         earliest = self.selection.not_before(waiting)
-        if known is None or earliest is None:
+        if earliest is None:
             return False
+        if known is None:
+            close = self._apart_ns is not None and self._apart_ns <= _CLOSE * self.selection.period_ns
+            return self._jumps >= _JUMPS and close and self._key_ns < capture_ns < earliest
         length, distance = known
         end_ns = self._key_ns + length
         if capture_ns > end_ns + distance:

@@ -200,7 +200,7 @@ class VideoDecoder(Decoder):
             self._give_up(piece, cause, "the reader jumped")
         self._wait(_JOINING)
         self._watch.forget()
-        self._skipper.forget_place()
+        self._skipper.forget_place(jumped=cause == "jumped")
         return self._take_out()
 
     def close(self) -> None:

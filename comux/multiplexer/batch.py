@@ -210,47 +210,76 @@ class Batch(Sequence[Item]):
                 return item
         raise UnknownSourceError(f"the batch has no source {cam_id!r}; it has {', '.join(map(repr, self.cam_ids))}")
 
-    def stack(self, pad: int | None = None) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    def stack(
+        self,
+        pad: int | None = None,
+        *,
+        shape: tuple[int, ...] | None = None,
+        out: npt.NDArray[Any] | None = None,
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """All pictures in one contiguous array, and which rows hold one.
 
         Args:
             pad: Value for the rows of empty items, and for what is missing to the right and below of pictures that
-                are smaller than the largest. ``None``: empty rows are 0, and pictures must be equal in shape.
+                are smaller than the others. ``None``: empty rows are 0, and pictures must be equal in shape.
+            shape: Of every row, the same for each batch, whatever the pictures; smaller ones need ``pad``. ``None``:
+                that of the largest picture.
+            out: Written and returned, ``(N, *shape)`` of the pictures' dtype: memory of your own, such as pinned.
 
         Returns:
-            ``(N, *shape)`` of the pictures' dtype, and ``bool (N,)``. Where the batch was converted in place (modes
-            ``freshest``, equal shapes) the array shares memory with the items' arrays; else it is a copy. ``(N, 0)``
-            where no item holds a picture.
+            ``(N, *shape)`` of the pictures' dtype, and ``bool (N,)``. Where the batch was converted in place (pictures
+            kept ``freshest``, equal shapes) and neither ``out`` nor another ``shape`` was asked for, the array shares
+            memory with the items' arrays; else it is a copy. ``uint8 (N, 0)`` (with ``shape``: ``(N, *shape)``) where
+            no item holds a picture.
 
         Raises:
-            ConfigError: shapes differ and ``pad`` is ``None``, or dtypes or numbers of dimensions differ.
+            ConfigError: shapes differ and ``pad`` is ``None``; one does not fit into ``shape``; dtypes or numbers of
+                dimensions differ; ``out`` has another shape or dtype.
         """
         arrays = [item.array for item in self._items]
         mask = np.array([isinstance(array, np.ndarray) for array in arrays], dtype=np.bool_)
         held = [array for array in arrays if isinstance(array, np.ndarray)]
-        if not held:
-            return np.zeros((len(arrays), 0), np.uint8), mask
         fill = 0 if pad is None else pad
-        if self._block is not None:
+        if held and self._block is not None and out is None and shape in (None, self._block.shape[1:]):
             self._block[~mask] = fill
             return self._block, mask
-        shape = self._common_shape(held, pad)
-        out = np.full((len(arrays), *shape), fill, held[0].dtype)
-        for row, array in enumerate(arrays):
-            if isinstance(array, np.ndarray):
-                out[row][tuple(slice(0, n) for n in array.shape)] = array
+        if out is not None:
+            if out.shape[:1] != (len(arrays),) or (shape is not None and out.shape[1:] != tuple(shape)):
+                raise ConfigError(f"stack: out has shape {out.shape}, not ({len(arrays)}, …) with rows of {shape}")
+            shape = out.shape[1:]
+        rows = self._row_shape(held, pad, None if shape is None else tuple(shape))
+        dtype = held[0].dtype if held else np.dtype(np.uint8) if out is None else out.dtype
+        if out is None:
+            out = np.empty((len(arrays), *rows), dtype)
+        elif out.dtype != dtype:
+            raise ConfigError(f"stack: out is {out.dtype}, the pictures are {dtype}")
+        for row, array in zip(out, arrays, strict=True):
+            if not isinstance(array, np.ndarray):
+                row[...] = fill
+                continue
+            if array.shape != rows:
+                row[...] = fill
+            row[tuple(slice(0, n) for n in array.shape)] = array
         return out, mask
 
     @staticmethod
-    def _common_shape(held: Sequence[npt.NDArray[Any]], pad: int | None) -> tuple[int, ...]:
+    def _row_shape(
+        held: Sequence[npt.NDArray[Any]], pad: int | None, wanted: tuple[int, ...] | None
+    ) -> tuple[int, ...]:
         shapes = sorted({array.shape for array in held})
         kinds = {(array.ndim, array.dtype) for array in held}
-        if len(kinds) > 1 or (len(shapes) > 1 and pad is None):
+        if wanted is not None:
+            for array in held:
+                if array.ndim != len(wanted) or any(n > most for n, most in zip(array.shape, wanted, strict=True)):
+                    raise ConfigError(f"stack: a picture of {array.shape} does not fit into rows of {wanted}")
+        if not held:
+            return wanted or (0,)
+        if len(kinds) > 1 or (len({*shapes, wanted or shapes[0]}) > 1 and pad is None):
             raise ConfigError(
                 f"stack: the pictures have the shapes {shapes} and dtypes {sorted({str(a.dtype) for a in held})}; set "
                 "W and H for all sources, or pass pad="
             )
-        return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+        return wanted or tuple(max(sizes) for sizes in zip(*shapes, strict=True))
 
     def __repr__(self) -> str:
         return f"<Batch {' '.join(f'{item.cam_id}:{item.status}' for item in self._items)}>"

@@ -46,6 +46,7 @@ from comux.transport import Broker, Consumer, check_engine
 
 _log = logging.getLogger("comux.multiplexer")
 
+_IDLE_BYTES: Final = 256 << 20  # of arrays that wait to be used again
 _JOIN: Final = 5.0
 _TOGETHER: Final = 2.0  # seconds that all threads have to end before their engines are taken from under them
 LIVE_CHANGES: Final = frozenset({"rate"})
@@ -72,8 +73,8 @@ class Core:
     ) -> None:
         self.settings = settings
         self.events = EventLog()
-        self.hub = Hub()
-        self.pool = ArrayPool()
+        self.hub = Hub(settings.store_bytes_total)
+        self.pool = ArrayPool(min(_IDLE_BYTES, settings.store_bytes_total or _IDLE_BYTES))
         self.table = Table()
         self.specs: dict[str, SourceOptions] = {}
         self.started = False

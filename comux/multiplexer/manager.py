@@ -73,6 +73,8 @@ class Comux(Door):
         emit: ``"results"``: only packets that were sent; ``"all"``: every packet in offset order.
         emit_wait: Seconds that ``"all"`` waits for a packet's results.
         send_timeout, max_in_flight, max_header_bytes, max_message_bytes: See ``SendLimits``.
+        store_bytes_total: Bytes of decoded pictures waiting to be taken at most, of all sources together (each source's
+            ``store_bytes`` holds as well); ``None``: no such limit. A source that has none waiting always gets one in.
         log_level: Of the logger ``comux``; ``None`` leaves it alone. No handler is installed.
         share, topics, durable: Share the cameras with other processes, as ``setup_consumers`` says; with ``topics``
         there

@@ -12,6 +12,12 @@ puts the claimed picture where it was. In the books it is held at ``pictures`` a
 the queue changes, and ``give_back`` looks whether the queue's head is that picture already, so an interrupt between
 the two statements is harmless.
 
+**Bytes.** Each store has a limit, and all stores of a manager have one together: what was put in counts until it is
+delivered or dropped. Room for one picture is kept for each store that has none, so a store that has one waits
+(``every_frame``) or gives its older one up (``freshest``) early enough, one that has none is let in at once, and
+nothing waits for what cannot come. How large a source's pictures are is known from its first, so only those may go
+beyond.
+
 **Lock.** ``Hub.lock`` guards every store and every source's state of one manager; operations under it are short and
 never call into engines, codecs or user code. Order: hub lock before an account's lock.
 """
@@ -42,16 +48,38 @@ EVERY_FRAME_PICTURES: Final = 64
 class Hub:
     """The lock, and the condition on which callers wait for pictures and for changes of state.
 
+    Args:
+        max_bytes: Of pictures in all stores together; ``None``: only each store's own limit holds.
+
     Attributes:
         lock: Guards stores and states.
         arrived: Notified when a store gains its first picture, when a state changes and when the table changes.
         eager: How many waiting callers want to hear of every picture.
+        nbytes: Of pictures that were put in and are neither delivered nor dropped yet.
+        reserved: Bytes kept free for the next pictures of stores that have none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int | None = None) -> None:
         self.lock = threading.Lock()
         self.arrived = threading.Condition(self.lock)
         self.eager = 0
+        self.max_bytes = max_bytes
+        self.nbytes = self.reserved = 0
+        self._crowded: set[threading.Condition] = set()
+
+    def crowded(self, entry: Entry, room: threading.Condition) -> bool:
+        """Whether ``entry`` is too much for all stores together; ``room`` is notified when that may have changed."""
+        over = self.max_bytes is not None and self.nbytes + self.reserved + entry.nbytes > self.max_bytes
+        if over:
+            self._crowded.add(room)
+        return over
+
+    def freed(self, nbytes: int) -> None:
+        """So many bytes have left a store."""
+        self.nbytes -= nbytes
+        for room in self._crowded:
+            room.notify()
+        self._crowded.clear()  # whoever still has no room says so again
 
 
 @dataclass(eq=False, slots=True)
@@ -102,8 +130,8 @@ class Entry:
 
 
 class PictureStore:
-    """One source's waiting pictures, oldest first. Every method is called with ``hub.lock`` held, but for ``put`` and
-    ``newest_copy``.
+    """One source's waiting pictures, oldest first. Every method is called with ``hub.lock`` held, but for ``put``,
+    ``newest_copy`` and ``waiting_bytes``.
 
     Args:
         hub: Shared by all stores of a manager.
@@ -123,7 +151,7 @@ class PictureStore:
         account: Account,
         mode: StoreMode,
         *,
-        max_bytes: int = 64 << 20,
+        max_bytes: int = 24 << 20,
         max_pictures: int = EVERY_FRAME_PICTURES,
     ) -> None:
         self._hub = hub
@@ -136,6 +164,7 @@ class PictureStore:
         self.max_pictures = max_pictures
         self.left: Callable[[Record], None] | None = None
         self._closed_by = "removed"
+        self._picture_bytes = self._reserved = 0  # of its newest; and what of it ``hub.reserved`` holds
         self.blocked = False  #: a source's thread waits for room
 
     def __len__(self) -> int:
@@ -145,6 +174,11 @@ class PictureStore:
     def nbytes(self) -> int:
         """Bytes that wait."""
         return sum(entry.nbytes for entry in self._entries)
+
+    def waiting_bytes(self) -> int:
+        """Bytes that wait. Called without ``hub.lock``."""
+        with self._hub.lock:
+            return self.nbytes
 
     def put(self, entry: Entry, place: str) -> bool:
         """Take a picture in, from the source's thread; waits for room in ``every_frame``.
@@ -164,12 +198,17 @@ class PictureStore:
             if self._closed:
                 return False
             if self.mode == "freshest":
-                while len(self._entries) >= FRESHEST_PICTURES:
+                while len(self._entries) >= FRESHEST_PICTURES or (
+                    self._entries and self._hub.crowded(entry, self._room)
+                ):
                     self.drop_oldest("superseded")
             if entry.counted:
                 self._account.move(place, PLACE)
             entry.stored_ns = time.monotonic_ns()
             self._entries.append(entry)
+            self._hub.nbytes += entry.nbytes
+            self._picture_bytes = entry.nbytes
+            self._reserve()
             if len(self._entries) == 1 or self._hub.eager:
                 self._hub.arrived.notify_all()
             return True
@@ -177,7 +216,9 @@ class PictureStore:
     def _full(self, entry: Entry) -> bool:
         if self.mode == "freshest" or not self._entries:
             return False
-        return len(self._entries) >= self.max_pictures or self.nbytes + entry.nbytes > self.max_bytes
+        if len(self._entries) >= self.max_pictures or self.nbytes + entry.nbytes > self.max_bytes:
+            return True
+        return self._hub.crowded(entry, self._room)
 
     def oldest(self) -> Entry | None:
         """The picture that has waited longest."""
@@ -208,6 +249,7 @@ class PictureStore:
         if self._entries:
             into.append(self._entries[0])
             self._entries.popleft()
+            self._reserve()
 
     def give_back(self, entry: Entry) -> None:
         """Undo ``claim``."""
@@ -215,10 +257,12 @@ class PictureStore:
             self._forget(entry, self._closed_by, back=True)
         elif not self._entries or self._entries[0] is not entry:
             self._entries.appendleft(entry)
+            self._reserve()
             self._hub.arrived.notify_all()
 
     def commit(self, entry: Entry) -> None:
         """A claimed picture is delivered: counted, and there is room."""
+        self._hub.freed(entry.nbytes)
         if entry.counted:
             self._account.deliver(PLACE)
             self._tell(entry)
@@ -231,7 +275,9 @@ class PictureStore:
 
     def drop_oldest(self, cause: str) -> None:
         """Give up the oldest picture."""
-        self._forget(self._entries.popleft(), cause)
+        entry = self._entries.popleft()
+        self._reserve()
+        self._forget(entry, cause)
         self._room.notify()
 
     def drop_all(self, cause: str) -> None:
@@ -260,9 +306,18 @@ class PictureStore:
         self._closed, self._closed_by = True, cause
         while self._entries:
             self._forget(self._entries.popleft(), cause, back=True)
+        self._reserve()
+        self._hub.freed(0)
         self._room.notify_all()
 
+    def _reserve(self) -> None:
+        """The queue has changed: keep room for one picture in ``hub`` while it is empty."""
+        wanted = 0 if self._entries or self._closed else self._picture_bytes
+        self._hub.reserved += wanted - self._reserved
+        self._reserved = wanted
+
     def _forget(self, entry: Entry, cause: str, *, back: bool = False) -> None:
+        self._hub.freed(entry.nbytes)
         if entry.counted:
             self._account.drop(PLACE, cause)
             if not back:

@@ -31,6 +31,8 @@ class Settings:
         consume_schema, produce_schema: Topics of a source.
         share_schema: Topic of a source's decoded frames; ``None``: not shared.
         defaults: Keys of ``SourceOptions`` for every source that does not set them itself.
+        store_bytes_total: Bytes of decoded pictures waiting to be taken at most, of all sources together; ``None``:
+            only each source's own ``store_bytes`` holds.
         strict: Whether a missing topic or engine is an error at the start.
         check_produce: Whether the produce topics are made at the start.
         produce_options: Passed to the engine of the results.
@@ -46,6 +48,7 @@ class Settings:
     produce_schema: str = "stream_:cam_id"
     share_schema: str | None = None
     defaults: dict[str, Any] = field(default_factory=dict)
+    store_bytes_total: int | None = 1 << 30
     strict: bool = True
     check_produce: bool = False
     produce_options: dict[str, Any] = field(default_factory=dict)

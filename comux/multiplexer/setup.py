@@ -346,7 +346,9 @@ def read_settings(words: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
     check_header_schema(schema)
     share = words.pop("share_frames", None)
     words_emit, words_wait = words.pop("emit", "results"), words.pop("emit_wait", 1.0)
+    most = words.pop("store_bytes_total", Settings.store_bytes_total)
     settings = Settings(
+        store_bytes_total=None if most is None else check_positive(most, "store_bytes_total"),
         address=address_of(words.pop("address", "shm://"), "address"),
         consume_schema=check_schema(words.pop("consume_schema", "raw_:cam_id"), "consume_schema"),
         produce_schema=check_schema(words.pop("produce_schema", "stream_:cam_id"), "produce_schema"),

@@ -47,14 +47,22 @@ def source_status(source: Source) -> dict[str, Any]:
         "restarts": source.restarts,
         "damage": source.damage,
         "retained": len(source.retained),
+        "retained_bytes": source.retained.nbytes,
         "waiting": len(source.store),
+        "waiting_bytes": source.store.waiting_bytes(),
         "account": source.account.snapshot().as_dict(),
     }
 
 
 def manager_status(core: Core, name: str) -> dict[str, Any]:
-    """Every source, what was said of each (``stated``), the totals (deleted sources included), and the results."""
+    """Every source, what was said of each (``stated``), the totals (deleted sources included), memory, and the results.
+
+    ``memory``: bytes of decoded pictures that wait, of all sources, and the limit of that (``store_bytes_total``);
+    bytes of arrays that wait to be used again, and how many are in somebody's hands.
+    """
     accounts = core.accounts()
+    with core.hub.lock:
+        waiting_bytes = core.hub.nbytes
     return {
         "client": name,
         "started": core.started,
@@ -63,5 +71,11 @@ def manager_status(core: Core, name: str) -> dict[str, Any]:
         "sources": {str(source.cam_id): source_status(source) for source in core.table.sources},
         "stated": {key: spec.stated() for key, spec in list(core.specs.items())},
         "total": total(accounts.values()).as_dict(),
+        "memory": {
+            "waiting_bytes": waiting_bytes,
+            "waiting_bytes_max": core.hub.max_bytes,
+            "idle_array_bytes": core.pool.idle_bytes,
+            "arrays_lent": core.pool.lent,
+        },
         "results": core.results.account().as_dict(),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import re
 import shutil
@@ -37,6 +38,20 @@ def test_quickstart(examples: Path, tmp_path: Path) -> None:
     assert lines and all(line.startswith("cam1 ") and "(360, 640, 3) uint8" in line for line in lines)
     assert len(lines) == 60
     assert list(tmp_path.iterdir()) == []
+
+
+def test_batches_become_tensors_or_it_says_what_is_missing(examples: Path, tmp_path: Path) -> None:
+    """torch is no dependency: where it is installed the example runs (and asserts that nothing was copied)."""
+    ended = run_example(examples / "torch_batches.py", tmp_path, "--frames", "12")
+    if importlib.util.find_spec("torch") is None:
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr == "this example needs torch: pip install torch (or its CPU build)\n"
+        return
+    assert ended.returncode == 0, ended.stderr
+    where, *lines = ended.stdout.splitlines()
+    assert where in ("no GPU that torch can use: on the processor", "through pinned memory onto the GPU")
+    levels = [float(word.partition(":")[2]) for line in lines for word in line.split()]
+    assert levels and all(0.1 < level < 0.9 for level in levels)
 
 
 def test_the_first_comuxs_program(examples: Path, tmp_path: Path, start) -> None:

@@ -242,6 +242,46 @@ def test_a_gop_with_something_missing_has_no_length():
     assert not made.passes_over(key + 61 * STEP, []), "where it is in a GOP is not known"
 
 
+def after_jumps(count: int, *, period_ns: int, apart_ns: int = SECOND) -> Skipper:
+    """One that was made to jump again and again, each time in the middle of a GOP."""
+    made, _ = skipper(Every(period_ns, 100 * SECOND), ())
+    for jump in range(1, count + 1):
+        for n in range(1, 20):
+            made.see((jump - 1) * apart_ns + n * STEP, key=False)
+        made.forget_place(jumped=True)
+        made.see(jump * apart_ns, key=True)
+    return made
+
+
+def test_who_never_has_time_to_learn_gops_goes_by_keyframes_until_they_are_known():
+    """Many cameras that start together: each jumped before it had seen a GOP to its end, for ever."""
+    assert not after_jumps(1, period_ns=SECOND).passes_over(SECOND + STEP, [])
+    made = after_jumps(2, period_ns=SECOND)
+    assert made.passes_over(2 * SECOND + STEP, [])
+    assert not made.passes_over(2 * SECOND, []), "a keyframe is taken"
+    now = 2 * SECOND
+    for _ in range(3):  # what is passed over is seen all the same
+        for n in range(1, 30):
+            made.see(now + n * STEP, key=False)
+        now += SECOND
+        made.see(now, key=True)
+    made.selection = Every(SECOND // 2, now + SECOND // 2)
+    assert not made.passes_over(now + STEP, []), "now it is known that half a second later one is due in this GOP"
+    assert made._jumps == 0, "and that will be so where lengths are forgotten later"
+
+
+def test_nobody_goes_by_keyframes_that_are_far_apart():
+    assert not after_jumps(5, period_ns=SECOND, apart_ns=5 * SECOND).passes_over(25 * SECOND + STEP, [])
+    assert after_jumps(5, period_ns=SECOND, apart_ns=4 * SECOND).passes_over(20 * SECOND + STEP, [])
+    assert not after_jumps(5, period_ns=SECOND // 10).passes_over(5 * SECOND + STEP, [])
+
+
+def test_without_a_rate_nothing_is_passed_over_after_jumps():
+    made = after_jumps(5, period_ns=SECOND)
+    made.selection = Every(SECOND, None)
+    assert not made.passes_over(5 * SECOND + STEP, [])
+
+
 def test_a_keyframe_is_missing_when_a_picture_is_due_and_the_gop_too_long():
     made, key = skipper(Every(SECOND, 0))
     made.selection = Every(SECOND, key + SECOND)

@@ -230,6 +230,68 @@ def test_stack_pads_and_refuses() -> None:
         np.asarray(batch[1])
 
 
+def test_stack_into_a_fixed_shape_and_into_memory_of_ones_own() -> None:
+    def item(cam: str, shape: tuple[int, ...] | None, dtype: Any = np.uint8) -> Item:
+        return Item(cam, Status.FRESH, array=None if shape is None else np.full(shape, 7, dtype))
+
+    batch = Batch([item("a", (2, 3, 3)), item("b", None)])
+    stacked, mask = batch.stack(pad=9, shape=(4, 4, 3))
+    assert stacked.shape == (2, 4, 4, 3) and mask.tolist() == [True, False]
+    assert (stacked[0, :2, :3] == 7).all() and (stacked[0, 2:] == 9).all() and (stacked[0, :, 3:] == 9).all()
+    assert (stacked[1] == 9).all()
+    own = np.full((2, 4, 4, 3), 1, np.uint8)
+    again, _ = batch.stack(pad=9, out=own)
+    assert again is own and (own == stacked).all()
+    empty, mask = Batch([item("a", None)]).stack(pad=5, shape=(4, 4, 3))
+    assert empty.shape == (1, 4, 4, 3) and (empty == 5).all() and not mask.any()
+    assert (batch.stack(shape=(2, 3, 3))[0][0] == 7).all(), "what fits exactly needs no padding"
+    for wrong, message in [
+        ({"shape": (4, 4, 3)}, "pad"),
+        ({"pad": 0, "shape": (1, 4, 3)}, "does not fit"),
+        ({"pad": 0, "shape": (4, 4)}, "does not fit"),
+        ({"pad": 0, "out": np.zeros((3, 4, 4, 3), np.uint8)}, "out has shape"),
+        ({"pad": 0, "shape": (4, 4, 3), "out": np.zeros((2, 5, 4, 3), np.uint8)}, "out has shape"),
+        ({"pad": 0, "out": np.zeros((2, 4, 4, 3), np.float32)}, "out is float32"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            batch.stack(**wrong)
+
+
+def test_a_batch_converted_in_place_is_copied_into_memory_of_ones_own(cameras: Any, wait_for: Any) -> None:
+    mux, feeds = cameras(2)
+    for f in feeds:
+        f.send(2)
+    wait_for(lambda: all(settled(mux, cam, 2) for cam in ("cam0", "cam1")))
+    batch = mux.get_batch(timeout=5, min_items=2)
+    own = np.zeros((2, 8, 16, 3), np.uint8)
+    stacked, _ = batch.stack(out=own)
+    assert stacked is own and (own == 1).all()
+    assert np.shares_memory(batch.stack(shape=(8, 16, 3))[0], batch[0].array), "the shape it has already costs no copy"
+    assert not np.shares_memory(batch.stack(pad=0, shape=(9, 16, 3))[0], batch[0].array)
+
+
+def test_what_another_library_holds_by_dlpack_is_not_used_again(cameras: Any, wait_for: Any) -> None:
+    """As a tensor does: it owns nothing but the capsule's hold on the batch's memory."""
+    mux, (f,) = cameras(1, max_offset_diff=1000)
+    pool = mux._core.pool
+
+    def next_batch() -> Any:
+        f.send(1)
+        batch = mux.get_batch(timeout=10)
+        assert batch.fresh
+        return np.from_dlpack(batch.stack()[0])
+
+    kept = next_batch()
+    where = kept.ctypes.data
+    for number in range(1, 8):
+        assert next_batch().ctypes.data != where
+        assert (kept == 0).all(), f"written again by picture {number}"
+    mapped = pool.mapped
+    del kept
+    assert where in {next_batch().ctypes.data for _ in range(3)}, "nobody holds it any more"
+    assert pool.mapped == mapped, "and nothing new was needed"
+
+
 def test_the_end_of_all_streams_ends_the_iteration(cameras: Any) -> None:
     mux, feeds = cameras(2, on_end="stop")
     for f in feeds:

@@ -3,7 +3,7 @@
 **Problem.** Source threads put pictures, callers take them, the lag between the two is bounded, and an interrupt
 (Ctrl-C in the middle of a batch) must neither lose nor duplicate one.
 
-**Store.** ``every_frame``: a full store blocks the source's thread until there is room. ``freshest``: the store holds
+**Store.** ``every_frame``: a full store blocks the source's thread until half of it is empty. ``freshest``: the store holds
 two pictures; a third pushes out the oldest, cause ``superseded``. The mode may change at any time.
 
 **Taking.** A caller *claims* a picture (it leaves the queue and is written into the caller's list *first*), converts it
@@ -220,6 +220,11 @@ class PictureStore:
             return True
         return self._hub.crowded(entry, self._room)
 
+    def _made_room(self) -> None:
+        """Wake the source's thread once half of the store is empty: each wake-up costs both threads the interpreter."""
+        if self.blocked and 2 * len(self._entries) <= self.max_pictures and 2 * self.nbytes <= self.max_bytes:
+            self._room.notify()
+
     def oldest(self) -> Entry | None:
         """The picture that has waited longest."""
         return self._entries[0] if self._entries else None
@@ -266,19 +271,19 @@ class PictureStore:
         if entry.counted:
             self._account.deliver(PLACE)
             self._tell(entry)
-        self._room.notify()
+        self._made_room()
 
     def spoil(self, entry: Entry, cause: str) -> None:
         """A claimed picture could not be used after all."""
         self._forget(entry, cause)
-        self._room.notify()
+        self._made_room()
 
     def drop_oldest(self, cause: str) -> None:
         """Give up the oldest picture."""
         entry = self._entries.popleft()
         self._reserve()
         self._forget(entry, cause)
-        self._room.notify()
+        self._made_room()
 
     def drop_all(self, cause: str) -> None:
         """Give up everything that waits."""

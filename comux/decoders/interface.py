@@ -78,8 +78,12 @@ class Picture(ABC):
         width, height: Of the decoded picture, in pixels.
         degraded: Decoded across damage (``on_damage="deliver"``).
         decoded_ns: Monotonic nanoseconds at which the decoder gave it out.
+        ready: Its array, where that is made already; it belongs to whoever takes the picture, as if from ``to_array``.
+        passed: Where the decoder itself has asked which pictures are taken (``select``): whether this one is.
     """
 
+    ready: npt.NDArray[Any] | None = None
+    passed: bool | None = None
     identity: Identity
     record: Record
     width: int

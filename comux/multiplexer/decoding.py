@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Final
 
 from comux.account import Account
-from comux.decoders.interface import Decoder, DecoderOptions, Outcome
-from comux.multiplexer.pacing import RateLimiter
+from comux.decoders.interface import Decoder, DecoderOptions, Outcome, Picture
+from comux.decoders.rate import RateLimiter
 from comux.options import CamId
 from comux.records import Record
 
@@ -87,6 +87,10 @@ class Decoding:
         self._packets += 1
         self._limiter.observe(record.timestamp_ns)
         return self.decoder.feed(record)
+
+    def takes(self, picture: Picture) -> bool:
+        """Whether the rate lets a picture pass that came out; asked once of each, in their order."""
+        return self._limiter.take(picture.record.timestamp_ns) if picture.passed is None else picture.passed
 
     def stored(self) -> None:
         """A packet's picture was taken, and its place in the books with it."""

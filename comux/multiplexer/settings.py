@@ -38,6 +38,7 @@ class Settings:
         reserved: What topics of durable control begin with, which are no source's; empty: there are none.
         restored: Ids of sources that commands of an earlier life changed: what is missing for one of them at the start
             is its own trouble.
+        decode_processes: How many processes decode; 0: the sources' threads do.
     """
 
     address: str = "shm://"
@@ -52,6 +53,7 @@ class Settings:
     stated: dict[str, SourceOptions] = field(default_factory=dict)
     reserved: str = ""
     restored: set[str] = field(default_factory=set)
+    decode_processes: int = 0
 
     def resolve(self, spec: SourceOptions) -> SourceOptions:
         """A source's complete settings: its own, the defaults, topics and addresses filled in.

@@ -351,6 +351,7 @@ def read_settings(words: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
         consume_schema=check_schema(words.pop("consume_schema", "raw_:cam_id"), "consume_schema"),
         produce_schema=check_schema(words.pop("produce_schema", "stream_:cam_id"), "produce_schema"),
         strict=flag(words.pop("strict_on_fail", True), "strict_on_fail"),
+        decode_processes=check_positive(words.pop("decode_processes", 0), "decode_processes", zero=True),
     )
     produce = words.pop("produce_address", None)
     if produce is not None:

@@ -164,8 +164,8 @@ ALL: dict[str, Callable[[Path, int], list[float]]] = {
 }
 
 
-def make_clip(path: Path, width: int, height: int, frames: int) -> None:
-    """A clip of a synthetic camera with sensor noise, H.264, GOP 30 with B-frames."""
+def make_clip(path: Path, width: int, height: int, frames: int, bframes: int = 2) -> None:
+    """A clip of a synthetic camera with sensor noise, H.264, GOP 30 with B-frames or without."""
     import av
 
     from comux.feeds.scene import Scene
@@ -173,7 +173,7 @@ def make_clip(path: Path, width: int, height: int, frames: int) -> None:
     scene = Scene(width, height, camera=1, seed=1)
     rng = np.random.default_rng(3)
     noise = rng.integers(-6, 7, (8, height * 3 // 2, width), dtype=np.int16)
-    options = {"preset": "veryfast", "crf": "23", "bf": "2", "g": "30"}
+    options = {"preset": "veryfast", "crf": "23", "bf": str(bframes), "g": "30"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

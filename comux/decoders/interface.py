@@ -189,6 +189,14 @@ class Decoder(ABC):
     def starts_at(self, record: Record) -> bool:
         """Whether a decoder can start at this packet (keyframe flag, else found in the packet). Cheap; no decoding."""
 
+    def begins_anew(self, record: Record) -> bool:
+        """Whether a fresh decoder that begins at this packet gives all the pictures from here on that this one would.
+
+        That is, nothing from here on, in decoding order, refers to anything before, parameter sets included. Cheap; no
+        decoding. ``False`` where it is not known.
+        """
+        return False
+
     @property
     @abstractmethod
     def in_flight(self) -> int:

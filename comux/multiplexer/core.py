@@ -130,7 +130,15 @@ class Core:
         received = None if self.emitter is None else self.emitter.received
         decoder = self.processes.decoder_of(cam_id, self._decoder)
         return Surroundings(
-            self.hub, self.events, self.pool, self._engine_of, decoder, received, self._threads, self._warm
+            self.hub,
+            self.events,
+            self.pool,
+            self._engine_of,
+            decoder,
+            received,
+            self._threads,
+            self._warm,
+            self.processes.mover_of(cam_id),
         )
 
     def _warm(self, cam_id: CamId, mode: StoreMode, picture: Picture) -> None:

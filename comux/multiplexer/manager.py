@@ -81,7 +81,8 @@ class Comux(Door):
         control_topic, control_address, acts: As ``setup_controller``.
         durable_control: After a crash go on with the next command and with the sources as commands had made them.
         decode_processes: How many processes decode, so that a loop that computes in Python holds no camera up; 0: the
-            sources' threads do. Same pictures, same books. See ``docs/how-to/decode-in-processes.md``.
+            sources' threads do; ``"auto"``: those until one is seen to wait for the interpreter, which is then said in
+            an event ``decoding.moved``. Same pictures, same books. See ``docs/how-to/decode-in-processes.md``.
         decoder_factory: Makes decoders; the default is the registry of codecs.
         source: Settings of ``SourceOptions`` for every source that has none of its own (``mode``, ``codec``, ``W``, …).
 

@@ -131,11 +131,9 @@ class Source:
             self.intake.take_place(consumer)
         self._acks: Acks | None = None
         self._limiter = RateLimiter(options.rate)
-        self._decoding = Decoding(self.cam_id, self.account, self._limiter)
+        self._decoding = Decoding(self.cam_id, self.account, self._limiter, around.mover)
         self._first_try = True
-        self._made_anew = False
-        self._progress = False
-        self._epoch_over = False
+        self._made_anew = self._progress = self._epoch_over = False
         self._rule = LagRule(self._limits())
         self._stopping = False
         self._cause = "removed"
@@ -253,8 +251,7 @@ class Source:
     @property
     def damage(self) -> dict[str, int]:
         """How often the decoder saw doubt, by reason."""
-        decoder = self._decoding.decoder
-        return {} if decoder is None else dict(decoder.damage)
+        return self._decoding.damage
 
     def _nudge(self) -> None:
         self._wake.set()
@@ -325,8 +322,7 @@ class Source:
                 self._set_state(State.FAILED, str(exc), level=logging.ERROR)
             self._made_anew = self._made_anew or isinstance(exc, UnknownTopicError)
             if isinstance(exc, DecoderLostError):
-                self.trouble.note("failed", str(exc))
-                self._give_up_decoder("failed")
+                self._give_up_decoder("failed", str(exc))
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is this source's own
             _log.exception("source %r failed and will be tried again", self.cam_id)
             self._set_state(State.FAILED, f"{type(exc).__name__}: {exc}", level=logging.ERROR)
@@ -454,14 +450,18 @@ class Source:
                 self._hub.arrived.notify_all()
 
     def _feed(self, record: Record) -> None:
-        decoder, acks = self._decoding.decoder, self._acks
-        assert decoder is not None
+        decoding, acks = self._decoding, self._acks
         if acks is not None:
             acks.took(record)
-        self._settle(self._decoding.feed(record))
+        self._settle(decoding.before(record))
+        self._settle(decoding.feed(record))
         if acks is not None:
             acks.flush()
-        if decoder.resyncing and self.state in (State.RUNNING, State.STALLED, State.ENDED, State.RECONNECTING):
+        if (
+            decoding.decoder is not None
+            and decoding.decoder.resyncing
+            and self.state in (State.RUNNING, State.STALLED, State.ENDED, State.RECONNECTING)
+        ):
             why = f"a clean keyframe ({self.trouble.cause})" if self.trouble.cause else "a keyframe"
             self._set_state(State.RESYNCING, f"waiting for {why}")
 
@@ -526,7 +526,8 @@ class Source:
         if self.state is not State.RUNNING:
             self._set_state(State.RUNNING, "pictures come")
 
-    def _give_up_decoder(self, cause: str) -> None:
+    def _give_up_decoder(self, cause: str, detail: str = "") -> None:
+        self.trouble.cause, self.trouble.detail = cause, detail
         if self._acks is not None and not self._stopping:
             self._acks.give_up()
         self._decoding.give_up(cause)

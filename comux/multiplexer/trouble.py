@@ -40,7 +40,3 @@ class Trouble:
                 cause=cause,
             )
         self.cause, self.detail = cause, outcome.detail
-
-    def note(self, cause: str, detail: str) -> None:
-        """Everything in the decoder was dropped, which was told of already."""
-        self.cause, self.detail = cause, detail

@@ -21,7 +21,8 @@ ends.
 
 from __future__ import annotations
 
+from comux.processes.moving import Mover
 from comux.processes.remote import RemoteDecoder, RemotePicture
 from comux.processes.workers import DecodeProcesses, decodes_apart
 
-__all__ = ["DecodeProcesses", "RemoteDecoder", "RemotePicture", "decodes_apart"]
+__all__ = ["DecodeProcesses", "Mover", "RemoteDecoder", "RemotePicture", "decodes_apart"]

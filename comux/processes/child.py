@@ -186,6 +186,10 @@ def main() -> int:
     if not end_with_parent(int(sys.argv[2]), patience=2.0):
         return 0
     buffer = bytearray(MESSAGE_BYTES)
+    try:
+        send(control, {"ready": True})
+    except OSError:
+        return 0
     while True:
         try:
             message, fds = receive(control, buffer)

@@ -7,7 +7,7 @@ import mmap
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -95,6 +95,7 @@ class RemoteDecoder(Decoder):
     def __init__(self, options: DecoderOptions, connect: Callable[[], Link]) -> None:
         self.options = options
         self.damage: Counter[str] = Counter()
+        self._damage_before: Counter[str] = Counter()
         self.resyncing = True
         self._in_flight = 0
         self._records: dict[int, Record] = {}
@@ -123,6 +124,11 @@ class RemoteDecoder(Decoder):
     def shared_bytes(self) -> int:
         """Memory shared with the process, in bytes."""
         return self._slots.nbytes + (0 if self._area is None else len(self._area))
+
+    def known_damage(self, damage: Mapping[str, int]) -> None:
+        """What another decoder of this stream has counted before."""
+        self._damage_before = Counter(damage)
+        self.damage = self._damage_before + self.damage
 
     def starts_at(self, record: Record) -> bool:
         return self._probe.starts_at(record)
@@ -220,7 +226,7 @@ class RemoteDecoder(Decoder):
                 for token in answer.get("forget", ()):
                     self._records.pop(token, None)
                 if "damage" in answer:
-                    self.damage = Counter(answer["damage"])
+                    self.damage = self._damage_before + Counter(answer["damage"])
                 self.resyncing, self._in_flight = answer["resyncing"], answer["in_flight"]
                 if self._limiter is not None and "due_ns" in answer:
                     self._limiter.due_ns = answer["due_ns"]

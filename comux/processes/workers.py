@@ -19,12 +19,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from comux.decoders.interface import Decoder, DecoderOptions
 from comux.errors import ClosedError, DecoderLostError
 from comux.lifecycle import child_environment, python_command
 from comux.options import CamId
+from comux.processes.moving import Mover
 from comux.processes.remote import RemoteDecoder
 from comux.processes.wire import send
 from comux.telemetry import EventLog
@@ -35,6 +36,8 @@ _PAUSE_FIRST: Final = 0.25
 _PAUSE_MOST: Final = 10.0
 _END: Final = 2.0
 _CLOSING: Final = 0.5  # a socket closes a moment before its process can be waited for
+_AUTO_MOST: Final = 4
+_BETWEEN_MOVES: Final = 1.0
 _NOT_APART: Final = ("raw", "frames")
 
 
@@ -64,11 +67,20 @@ class _Process:
         finally:
             theirs.close()
         self._control = ours
+        self._ready = False
         self.told = False  # its end is known to everybody
 
     @property
     def pid(self) -> int:
         return self._popen.pid
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has said so: what it needs is loaded. Does not wait."""
+        if not self._ready:
+            with contextlib.suppress(OSError):  # nothing came yet
+                self._ready = bool(self._control.recv(64, socket.MSG_DONTWAIT))
+        return self._ready
 
     @property
     def alive(self) -> bool:
@@ -147,16 +159,21 @@ class DecodeProcesses:
     """Starts and ends them; thread-safe.
 
     Args:
-        count: How many.
+        count: How many; ``"auto"``: half as many as there are cores, and a source's decoder moves there when the
+            interpreter is seen to hold it up (``moving``).
         events: Where starts and ends are told: ``decoding.process``.
     """
 
-    def __init__(self, count: int, events: EventLog) -> None:
-        self.count = count
+    def __init__(self, count: int | Literal["auto"], events: EventLog) -> None:
+        self.auto = count == "auto"
+        self.count = max(1, min(_AUTO_MOST, (os.cpu_count() or 1) // 2)) if count == "auto" else count
         self._events = events
         self._lock = threading.Lock()
-        self._places = [_Place() for _ in range(count)]
+        self._places = [_Place() for _ in range(self.count)]
         self._closed = False
+        self._moved: set[str] = set()
+        self._next_move = 0.0
+        self.moves = 0  #: how many sources have moved by themselves
 
     def decoder_of(
         self, source: CamId, here: Callable[[DecoderOptions], Decoder]
@@ -169,8 +186,51 @@ class DecodeProcesses:
         """
         if not self.count:
             return here
-        connect = functools.partial(self.connect, str(source))
-        return lambda options: RemoteDecoder(options, connect) if decodes_apart(options.codec) else here(options)
+
+        def make(options: DecoderOptions) -> Decoder:
+            there = decodes_apart(options.codec) and (not self.auto or str(source) in self._moved)
+            return self.apart(str(source), options) if there else here(options)
+
+        return make
+
+    def mover_of(self, source: CamId) -> Mover | None:
+        """What sees whether a source's decoder should move; ``None``: it does not move by itself, or has moved."""
+        if not self.auto or not self.count or str(source) in self._moved:
+            return None
+        return Mover(str(source), self, self._events)
+
+    def apart(self, source: str, options: DecoderOptions) -> RemoteDecoder:
+        """Make a source's decoder in its process.
+
+        Raises:
+            ComuxError: as ``RemoteDecoder``.
+        """
+        return RemoteDecoder(options, functools.partial(self.connect, source))
+
+    def prepared(self, source: str) -> bool:
+        """See ``moving.Processes``."""
+        with self._lock:
+            if self._closed:
+                return False
+            try:
+                return self._running(self._place_of(source)).ready
+            except (DecoderLostError, OSError):
+                return False
+
+    def take_turn(self) -> bool:
+        """See ``moving.Processes``."""
+        with self._lock:
+            now = time.monotonic()
+            if now < self._next_move:
+                return False
+            self._next_move = now + _BETWEEN_MOVES
+            return True
+
+    def moved(self, source: str) -> None:
+        """A source has its decoder in a process now, and from now on."""
+        with self._lock:
+            self._moved.add(source)
+            self.moves += 1
 
     def connect(self, source: str) -> _Link:
         """A thread of a process that decodes for a source.
@@ -195,6 +255,7 @@ class DecodeProcesses:
     def forget(self, source: str) -> None:
         """A source has gone for good: its process has room for another."""
         with self._lock:
+            self._moved.discard(source)
             for place in self._places:
                 place.sources.discard(source)
 

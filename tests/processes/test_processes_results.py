@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -169,8 +170,6 @@ def test_freshest_and_stacked(address: str, topic: Any) -> None:
                 if item.cam_id == "a":
                     assert item.timestamps.capture > last
                     last = item.timestamps.capture
-                import zlib
-
                 assert zlib.crc32(item.array) == right[item.index]
                 if stacked is not None:
                     assert np.array_equal(stacked[n], item.array)

@@ -1,12 +1,12 @@
 """``decode_processes="auto"``: seeing that the interpreter is the limit, and moving a source's decoder then.
 
-**What is measured.** In a source's own thread, around ``Decoder.feed``: the time that passed, the processor time of the
-thread, and (once a second, from the kernel) how long it was ready and no core was free for it. What remains is time in
-which the thread was held up by something else than work or other programs: it waited for the interpreter. That is so
+**What is measured.** In a source's own thread, around ``Decoder.feed`` of every fourth packet: the time that passed,
+the thread's processor time, and how long it was ready and no core was free for it (the kernel says so). What remains is
+time in which it was held up by something else than work or other programs: it waited for the interpreter. That is so
 with one codec thread in software; with more, or a device, it waits for those, and nothing is concluded.
 
-**Decision.** Pure, see ``Judge``: in three windows of a second in a row the thread was held up for ``HELD_LEAST_NS`` a
-packet or more, for more than half of the time it was decoding, and for a twentieth of all time.
+**Decision.** Pure, see ``Judge``: in three windows of a second or more in a row the thread was held up for
+``HELD_LEAST_NS`` a packet or more, for more than half of the time it was decoding, and for a twentieth of all time.
 
 **Move.** At a packet from which on nothing refers to anything before it, parameter sets included, when the process is
 there and ready: the decoder here gives out what it holds, the one there begins with that packet. So no picture is lost.
@@ -30,42 +30,52 @@ from comux.telemetry import EventLog
 
 WINDOW_NS: Final = 1_000_000_000
 WINDOWS: Final = 3
-PACKETS_LEAST: Final = 5
-HELD_LEAST_NS: Final = 4_000_000
-_MOST_NS: Final = 100_000_000  # of one packet: whoever was stopped for longer did not wait for the interpreter
+SAMPLES_LEAST: Final = 5  # of a window, which goes on until there are
+EVERY: Final = 4
+HELD_LEAST_NS: Final = 2_000_000  # of a packet: the switch interval is 5 ms, and a packet asks twice
+_MOST_NS: Final = 20_000_000  # of one packet: whoever stood still for longer did not wait for the interpreter
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Window:
     """What was measured; nanoseconds.
 
     Attributes:
-        packets: Fed to the decoder.
         length_ns: Of the window.
-        wall_ns: In the decoder.
+        packets: Fed to the decoder in it.
+        samples: How many of them were measured.
+        wall_ns: These were in the decoder.
         cpu_ns: Processor time of that.
-        queued_ns: The thread was ready and no core was free, in the whole window; ``None``: not known here.
+        queued_ns: The thread was ready and no core was free.
     """
 
-    packets: int
-    length_ns: int
-    wall_ns: int
-    cpu_ns: int
-    queued_ns: int | None
+    length_ns: int = 0
+    packets: int = 0
+    samples: int = 0
+    wall_ns: int = 0
+    cpu_ns: int = 0
+    queued_ns: int = 0
+
+    def add(self, wall_ns: int, cpu_ns: int, queued_ns: int) -> None:
+        """One more sample."""
+        self.samples += 1
+        self.wall_ns += min(wall_ns, cpu_ns + queued_ns + _MOST_NS)
+        self.cpu_ns += cpu_ns
+        self.queued_ns += queued_ns
 
     @property
     def held_ns(self) -> int:
-        """The thread was in the decoder and waited for something else than a core; 0 where that is not known."""
-        return 0 if self.queued_ns is None else max(0, self.wall_ns - self.cpu_ns - self.queued_ns)
+        """Time of the samples in which the thread waited for something else than a core."""
+        return max(0, self.wall_ns - self.cpu_ns - self.queued_ns)
 
     @property
     def held_up(self) -> bool:
         """Whether that was so much that another process would do better."""
         return (
-            self.packets >= PACKETS_LEAST
-            and self.held_ns >= HELD_LEAST_NS * self.packets
+            self.samples >= SAMPLES_LEAST
+            and self.held_ns >= HELD_LEAST_NS * self.samples
             and 2 * self.held_ns > self.wall_ns
-            and 20 * self.held_ns > self.length_ns
+            and 20 * self.held_ns * self.packets > self.length_ns * self.samples
         )
 
 
@@ -121,25 +131,28 @@ class Mover:
 
     def _begin(self) -> None:
         self._begun_ns = time.monotonic_ns()
-        self._queued_ns = queued_ns()
-        self._packets = self._wall_ns = self._cpu_ns = 0
+        self._window = Window()
 
     def feed(self, decoder: Decoder, record: Record) -> list[Outcome]:
-        """``decoder.feed``, measured."""
+        """``decoder.feed``, measured where it is the turn."""
+        window = self._window
+        window.packets += 1
+        if window.packets % EVERY:
+            return decoder.feed(record)
+        queued = queued_ns()
         begun, cpu = time.monotonic_ns(), time.thread_time_ns()
         outcomes = decoder.feed(record)
-        cpu, now = time.thread_time_ns() - cpu, time.monotonic_ns()
-        self._packets += 1
-        self._cpu_ns += cpu
-        self._wall_ns += min(now - begun, cpu + _MOST_NS)
-        if now - self._begun_ns >= WINDOW_NS:
-            self._close_window(now, decoder.options)
+        cpu, wall = time.thread_time_ns() - cpu, time.monotonic_ns() - begun
+        after = queued_ns()
+        if queued is not None and after is not None:
+            window.add(wall, cpu, after - queued)
+        window.length_ns = time.monotonic_ns() - self._begun_ns
+        if window.length_ns >= WINDOW_NS and window.samples >= SAMPLES_LEAST:
+            self._close_window(decoder.options)
         return outcomes
 
-    def _close_window(self, now: int, options: DecoderOptions) -> None:
-        before, after = self._queued_ns, queued_ns()
-        queued = None if before is None or after is None else after - before
-        window = Window(self._packets, now - self._begun_ns, self._wall_ns, self._cpu_ns, queued)
+    def _close_window(self, options: DecoderOptions) -> None:
+        window = self._window
         if self._processes.moves != self._seen_moves:
             self._seen_moves = self._processes.moves
             self._judge.row = min(self._judge.row, WINDOWS - 1)  # this window began before the move
@@ -176,8 +189,8 @@ class Mover:
             return None
         there.known_damage(decoder.damage)
         self._processes.moved(self._source)
-        held_ms = window.held_ns / window.packets / 1e6
-        share = window.held_ns / window.wall_ns
+        held_ms = window.held_ns / max(1, window.samples) / 1e6
+        share = window.held_ns / max(1, window.wall_ns)
         self._events.emit(
             "decoding.moved",
             f"decoded in another process from offset {record.offset} on: for {WINDOWS} s its thread was held up by the "

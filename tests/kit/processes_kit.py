@@ -19,10 +19,10 @@ START_NS = 1_700_000_000_000_000_000
 
 
 @cache
-def clip(codec: str, frames: int = 90, **options: Any) -> tuple[Any, ...]:
+def clip(codec: str, frames: int = 90, size: str = "160x120", **options: Any) -> tuple[Any, ...]:
     """Packets of a small synthetic camera."""
     words = "&".join(f"{name}={value}" for name, value in {"gop": 15, "bframes": 2, **options}.items())
-    address = f"synthetic://160x120@30?{words}&codec={codec}&frames={frames}"
+    address = f"synthetic://{size}@30?{words}&codec={codec}&frames={frames}"
     return tuple(synthetic_packets(parse_synthetic(address)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import zlib
 from typing import Any
@@ -21,10 +22,21 @@ from comux.records import Record
 MS = 1_000_000
 
 
-def window(held_ms: float, *, packets: int = 30, work_ms: float = 4.0, queued_ms: float = 0.0) -> Window:
+def window(
+    held_ms: float, *, packets: int = 30, work_ms: float = 4.0, queued_ms: float = 0.0, samples: int = 8
+) -> Window:
     """A second of a camera whose packets take so long each."""
-    wall = packets * (held_ms + work_ms + queued_ms)
-    return Window(packets, 1000 * MS, int(wall * MS), int(packets * work_ms * MS), int(packets * queued_ms * MS))
+    seen = Window(1000 * MS, packets)
+    for _ in range(samples):
+        seen.add(int((held_ms + work_ms + queued_ms) * MS), int(work_ms * MS), int(queued_ms * MS))
+    return seen
+
+
+def mean_of(some: int, held_ms: float, more: int, much_ms: float) -> Window:
+    seen = window(held_ms, samples=some)
+    for _ in range(more):
+        seen.add(int(much_ms * MS), 4 * MS, 0)
+    return seen
 
 
 @pytest.mark.parametrize(
@@ -38,10 +50,11 @@ def window(held_ms: float, *, packets: int = 30, work_ms: float = 4.0, queued_ms
         ("other programs take the cores", window(0.1, queued_ms=40), False),
         ("both, and the cores are the greater trouble by far", window(5, queued_ms=40), False),
         ("a large picture: waiting is the lesser part", window(6, work_ms=12), False),
-        ("one picture a second: nobody is held up by 10 ms", window(10, packets=1), False),
-        ("five pictures a second", window(9, packets=5), False),
-        ("a kernel that does not say", Window(30, 1000 * MS, 420 * MS, 120 * MS, None), False),
-        ("nothing came", Window(0, 1000 * MS, 0, 0, 0), False),
+        ("one picture a second: nobody is held up by 10 ms", window(10, packets=1, samples=5), False),
+        ("five pictures a second", window(9, packets=5, samples=5), False),
+        ("one packet stood still for seconds, in a debugger", mean_of(9, 0.1, 1, 8000), False),
+        ("a kernel that does not say", Window(1000 * MS, 30), False),
+        ("nothing came", Window(1000 * MS), False),
     ],
 )
 def test_when_the_interpreter_is_the_limit(what: str, seen: Window, held_up: bool) -> None:
@@ -77,6 +90,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every source moves at the first keyframe it can move at, once its process is ready."""
     monkeypatch.setattr(moving, "Judge", AtOnce)
     monkeypatch.setattr(moving, "WINDOW_NS", 0)
+    monkeypatch.setattr(moving, "SAMPLES_LEAST", 0)
 
 
 @pytest.mark.parametrize("options", [{}, {"rate": 7.0}, {"W": 80, "H": 60, "array_format": "gray"}])
@@ -192,24 +206,29 @@ def test_frame_threads_and_devices_are_not_judged() -> None:
     mover = Mover("a", Nothing(), None)  # type: ignore[arg-type]
     mover._judge = AtOnce()
     for options in (DecoderOptions(threads=2), DecoderOptions(hwaccel="cuda")):
-        mover._close_window(mover._begun_ns + 10**9, options)
+        mover._close_window(options)
         assert mover._limit is None
-    mover._close_window(mover._begun_ns + 10**9, DecoderOptions())
+    mover._close_window(DecoderOptions())
     assert mover._limit is not None
 
 
-def test_beside_a_loop_that_computes_in_python_a_camera_moves_by_itself(address: str, topic: Any) -> None:
-    """For real: nothing is measured here but that it happens, and not without the loop."""
+def test_beside_a_loop_that_computes_in_python_a_camera_moves_by_itself(
+    address: str, topic: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For real. The loop keeps the interpreter for 50 ms at a time instead of 5, so that it is plain on any machine;
+    one window is enough, since what else computes here may hide the next."""
     if moving.queued_ns() is None:
         pytest.skip("this kernel has no schedstat")
     producer = topic("a", finite=False)
-    packets = clip("h264", 300, bframes=0)
+    packets = clip("h264", 60, "1280x720", bframes=0)
+    monkeypatch.setattr(moving, "WINDOWS", 1)
+    interval = sys.getswitchinterval()
     over = threading.Event()
 
     def publish() -> None:
         n = 0
         while not over.wait(1 / 60):
-            packet = packets[n % 300]
+            packet = packets[n % 60]
             producer.send(packet.data, flags=1 if packet.keyframe else 0)
             n += 1
 
@@ -227,16 +246,18 @@ def test_beside_a_loop_that_computes_in_python_a_camera_moves_by_itself(address:
 
             model = threading.Thread(target=busy)
             model.start()
+            sys.setswitchinterval(0.05)
             try:
                 event = wait_for(
                     lambda: next(iter(e for e in mux.events.recent("decoding.moved") if e.data["moved"]), None), 60
                 )
                 assert event.source == "a"
-                assert event.data["held_ms"] >= 4
+                assert event.data["held_ms"] >= 2
                 assert "held up by the interpreter" in event.message
                 before = mux.accounts()["a"].delivered
                 wait_for(lambda: mux.get_batch(timeout=0.5) and mux.accounts()["a"].delivered > before + 20)
             finally:
+                sys.setswitchinterval(interval)
                 over.set()
                 model.join()
     finally:

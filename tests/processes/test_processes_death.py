@@ -43,6 +43,13 @@ class Loop(threading.Thread):
         return len(self.got.get(cam, ()))
 
 
+def stop(pid: int) -> None:
+    """Stop every thread of a process, and return when they stand still."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    wait_for(lambda: all(" T " in (task / "stat").read_text() for task in tasks.iterdir()), what="its standstill")
+
+
 def gone(pid: int) -> bool:
     """Whether a process has ended (a zombie has)."""
     try:
@@ -90,7 +97,7 @@ def test_a_process_that_is_killed_takes_only_its_sources_with_it_for_a_moment(ad
                         assert item.index not in got[item.cam_id], "no picture twice"
                         got[item.cam_id][item.index] = zlib_of(item.array)
 
-        take(lambda: len(got["a"]) >= 40 and len(got["b"]) >= 40)
+        take(lambda: len(got["a"]) >= 40)  # 64 wait at most, so it is not through with its 180
         quiet: list[Any] = []
         mux.events.listen(lambda event: quiet.append(event) if event.source == "b" else None)
         os.kill(victim["pid"], signal.SIGKILL)
@@ -99,7 +106,8 @@ def test_a_process_that_is_killed_takes_only_its_sources_with_it_for_a_moment(ad
         events = mux.events.recent("source.state", "a")
         died = [event for event in mux.events.recent("decoding.process") if event.data["state"] == "ended"]
     assert account["b"].delivered == 180, "the other one's source lost nothing"
-    assert not [event for event in quiet if event.kind == "source.state" and event.data["new"] != "ENDED"]
+    states = {str(event.data["new"]) for event in quiet if event.kind == "source.state"}
+    assert states <= {"RUNNING", "ENDED"}
     assert all(row == right[index][6] for index, row in got["a"].items()), "every picture that came is right"
     assert account["a"].balanced
     assert account["a"].dropped["failed"] >= 1
@@ -149,7 +157,7 @@ def test_one_that_hangs_is_killed(address: str, topic: Any, monkeypatch: pytest.
             send(producer, packet)
         wait_for(lambda: loop.count("a") == 30)
         pid = place_of_once(mux, "a")["pid"]
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
         for packet in packets[30:]:
             send(producer, packet)
         wait_for(lambda: gone(pid), what="its end")
@@ -169,7 +177,7 @@ def test_close_does_not_wait_for_one_that_hangs(address: str, topic: Any) -> Non
             send(producer, packet)
         wait_for(lambda: mux.accounts()["a"].held.get("pictures") == 10)
         pid = place_of_once(mux, "a")["pid"]
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
         send(producer, packets[10])
         wait_for(lambda: mux.accounts()["a"].held.get("decoder") == 1)
     assert gone(pid)

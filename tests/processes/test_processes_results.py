@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from processes_kit import clip, seen, send
 
 from comux import Comux
+from comux.multiplexer.decoding import Decoding
 from comux.transport import TopicSpec
 
 Packets = Iterable[tuple[Any, bytes]]
@@ -36,19 +39,19 @@ def hurt(packets: Iterable[Any]) -> Packets:
     return rows
 
 
-def counted(mux: Comux, cams: Iterable[str]) -> dict[str, dict[str, int]]:
+@contextlib.contextmanager
+def counted() -> Iterator[dict[str, dict[str, int]]]:
     """Filled at the end of each source with what its decoder had counted, which nobody can ask for any more then."""
     damage: dict[str, dict[str, int]] = {}
-    for cam in cams:
-        decoding = mux._core.find(cam)._decoding
-        give_up = decoding.give_up
+    give_up = Decoding.give_up
 
-        def note(cause: str, cam: str = cam, decoding: Any = decoding, give_up: Any = give_up) -> None:
-            damage[cam] = decoding.damage
-            give_up(cause)
+    def note(self: Decoding, cause: str) -> None:
+        if self.decoder is not None:
+            damage[str(self._cam_id)] = self.damage
+        give_up(self, cause)
 
-        decoding.give_up = note
-    return damage
+    with mock.patch.object(Decoding, "give_up", note):
+        yield damage
 
 
 def both(
@@ -68,8 +71,8 @@ def both(
     found = []
     for processes in (0, 2):
         settings = {"start": "beginning", "mode": "every_frame", "decode_threads": 1, **options}
-        with Comux(list(rows), address=address, decode_processes=processes, **settings) as mux:
-            damage = counted(mux, rows)
+        setting = {"address": address, "decode_processes": processes, **settings}
+        with counted() as damage, Comux(list(rows), **setting) as mux:
             got = seen(mux)
             sizes = {cam: mux._core.find(cam).size for cam in rows}
         found.append((got, mux.accounts(), damage, sizes))

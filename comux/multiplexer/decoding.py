@@ -95,21 +95,21 @@ class Decoding:
         self.hurried = other.hurried
         self.threads = self._options.threads if threads and self._options is not None else 0
 
-    def before(self, record: Record) -> list[Outcome]:
-        """What is known of earlier packets before this one is fed: the last pictures of a decoder that will be another
-        process's from it on."""
+    def accept(self, record: Record) -> list[Outcome]:
+        """A packet is here from now on, and ``feed`` comes next. What is known of earlier ones before it goes in: the
+        last pictures of a decoder that will be another process's from it on."""
+        self._account.move("queue", PLACE)
+        self._packets += 1
         if self._mover is None or self.decoder is None or not self._mover.due(self.decoder, record):
             return []
         self._moves = True
         return self.decoder.drain()
 
     def feed(self, record: Record) -> list[Outcome]:
-        """A packet goes in; what is known of it and of earlier ones now."""
+        """The packet goes in; what is known of it and of earlier ones now."""
         assert self.decoder is not None
         if self._moves:
             self._move(self.decoder, record)
-        self._account.move("queue", PLACE)
-        self._packets += 1
         self._limiter.observe(record.timestamp_ns)
         return self.decoder.feed(record) if self._mover is None else self._mover.feed(self.decoder, record)
 
@@ -162,6 +162,7 @@ class Decoding:
         decoder, self.decoder = self.decoder, None
         self._account.drop(PLACE, cause, self._packets)
         self._packets = 0
+        self._moves = False
         if decoder is not None:
             self._close(decoder)
 

@@ -481,6 +481,7 @@ class Comux(Door):
 
     def status(self) -> dict[str, Any]:
         """Everything as it stands, JSON-ready: per source state, reason, fps, lag, age, books; totals; results;
+        ``decode_processes``: pid, sources and deaths lately of each;
         control: topic, answers and books of commands, ``None`` without a control topic; ``registry``: where it is
         watched, since when it is unreachable and why, see ``Watcher.status``.
 

@@ -453,7 +453,7 @@ class Source:
         decoding, acks = self._decoding, self._acks
         if acks is not None:
             acks.took(record)
-        self._settle(decoding.before(record))
+        self._settle(decoding.accept(record))
         self._settle(decoding.feed(record))
         if acks is not None:
             acks.flush()

@@ -53,7 +53,8 @@ def source_status(source: Source) -> dict[str, Any]:
 
 
 def manager_status(core: Core, name: str) -> dict[str, Any]:
-    """Every source, what was said of each (``stated``), the totals (deleted sources included), and the results."""
+    """Every source, what was said of each (``stated``), the totals (deleted sources included), the results,
+    and the processes that decode."""
     accounts = core.accounts()
     return {
         "client": name,
@@ -64,4 +65,5 @@ def manager_status(core: Core, name: str) -> dict[str, Any]:
         "stated": {key: spec.stated() for key, spec in list(core.specs.items())},
         "total": total(accounts.values()).as_dict(),
         "results": core.results.account().as_dict(),
+        "decode_processes": core.processes.status(),
     }

@@ -15,7 +15,8 @@ from processes_kit import clip, send, wait_for
 from comux import Comux
 from comux.decoders.interface import DecoderOptions
 from comux.decoders.registry import create_decoder
-from comux.processes import moving
+from comux.errors import DecoderLostError
+from comux.processes import DecodeProcesses, RemoteDecoder, moving
 from comux.processes.moving import Judge, Mover, Window
 from comux.records import Record
 
@@ -119,6 +120,46 @@ def test_a_move_loses_no_picture_and_no_book(
             found.append((got, mux.accounts()[cam], mux._core.find(cam).damage))
     assert found[0] == found[1]
     assert len(found[0][0]) == found[0][1].delivered > 30
+
+
+@pytest.mark.parametrize("fails", ["apart", "select"])
+def test_a_process_that_dies_while_a_source_moves_there(
+    address: str, topic: Any, at_once: None, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """Before it has the decoder: the source stays, with every picture. After: as when it dies later."""
+    holder = DecodeProcesses if fails == "apart" else RemoteDecoder
+    works, calls = getattr(holder, fails), []
+
+    def once(self: Any, *arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise DecoderLostError("its decode process 1 was ended by a test")
+        return works(self, *arguments)
+
+    monkeypatch.setattr(holder, fails, once)
+    producer = topic("a", finite=False)
+    got: list[Any] = []
+    with Comux(["a"], address=address, start="beginning", mode="every_frame", decode_processes="auto") as mux:
+        for n, packet in enumerate(clip("h264", 180)):
+            send(producer, packet)
+            take(mux, "a", got)
+            if n == 40:
+                wait_for(lambda: take(mux, "a", got) or ready(mux), what="its process")
+        producer.end()
+        wait_for(lambda: take(mux, "a", got) or state(mux, "a") == "ENDED")
+        take(mux, "a", got)
+        moved = [event.data["moved"] for event in mux.events.recent("decoding.moved")]
+        account = mux.accounts()["a"]
+    assert account.balanced
+    assert account.held_total == 0
+    assert len({row[0] for row in got}) == len(got) == account.delivered
+    if fails == "apart":
+        assert moved[0] is False
+        assert account.delivered == 180
+    else:
+        assert moved == [True]
+        assert account.dropped["failed"] == 1
+        assert account.delivered == 180 - account.dropped_total >= 180 - 15
 
 
 def take(mux: Comux, cam: str, got: list[Any]) -> None:

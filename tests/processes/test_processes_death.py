@@ -65,7 +65,7 @@ def zlib_of(array: Any) -> int:
 
 def place_of_once(mux: Comux, cam: str) -> dict[str, Any]:
     def there() -> Any:
-        return next((p for p in mux._core.processes.status() if cam in p["sources"] and p["pid"]), None)
+        return next((p for p in mux.status()["decode_processes"] if cam in p["sources"] and p["pid"]), None)
 
     return dict(wait_for(there, what=f"a process of {cam}"))
 

@@ -18,7 +18,8 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Literal
 
 from comux.decoders.interface import Decoder, DecoderOptions
@@ -169,11 +170,23 @@ class DecodeProcesses:
         self.count = max(1, min(_AUTO_MOST, (os.cpu_count() or 1) // 2)) if count == "auto" else count
         self._events = events
         self._lock = threading.Lock()
+        self._news: deque[dict[str, Any]] = deque()  # told when the lock is free: listeners may ask us
         self._places = [_Place() for _ in range(self.count)]
         self._closed = False
         self._moved: set[str] = set()
         self._next_move = 0.0
         self.moves = 0  #: how many sources have moved by themselves
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock; tell afterwards what happened meanwhile."""
+        try:
+            with self._lock:
+                yield
+        finally:
+            while self._news:
+                with contextlib.suppress(IndexError):  # another thread tells it
+                    self._events.emit("decoding.process", **self._news.popleft())
 
     def decoder_of(
         self, source: CamId, here: Callable[[DecoderOptions], Decoder]
@@ -209,7 +222,7 @@ class DecodeProcesses:
 
     def prepared(self, source: str) -> bool:
         """See ``moving.Processes``."""
-        with self._lock:
+        with self._locked():
             if self._closed:
                 return False
             try:
@@ -219,7 +232,7 @@ class DecodeProcesses:
 
     def take_turn(self) -> bool:
         """See ``moving.Processes``."""
-        with self._lock:
+        with self._locked():
             now = time.monotonic()
             if now < self._next_move:
                 return False
@@ -228,7 +241,7 @@ class DecodeProcesses:
 
     def moved(self, source: str) -> None:
         """A source has its decoder in a process now, and from now on."""
-        with self._lock:
+        with self._locked():
             self._moved.add(source)
             self.moves += 1
 
@@ -238,7 +251,7 @@ class DecodeProcesses:
         Raises:
             DecoderLostError: its process has died too often, and is started again later. ClosedError.
         """
-        with self._lock:
+        with self._locked():
             if self._closed:
                 raise ClosedError("the processes that decode were ended; make a new Comux")
             place = self._place_of(source)
@@ -254,20 +267,20 @@ class DecodeProcesses:
 
     def forget(self, source: str) -> None:
         """A source has gone for good: its process has room for another."""
-        with self._lock:
+        with self._locked():
             self._moved.discard(source)
             for place in self._places:
                 place.sources.discard(source)
 
     def pids(self) -> list[int]:
         """Of those that run."""
-        with self._lock:
+        with self._locked():
             processes = [place.process for place in self._places]
         return [process.pid for process in processes if process is not None and process.alive]
 
     def status(self) -> list[dict[str, Any]]:
         """Per process: pid (``None``: none runs), its sources, how often it died lately; JSON-ready."""
-        with self._lock:
+        with self._locked():
             return [
                 {
                     "pid": place.process.pid if place.process is not None and place.process.alive else None,
@@ -279,7 +292,7 @@ class DecodeProcesses:
 
     def close(self) -> None:
         """End them; waits, and kills those that do not. Idempotent."""
-        with self._lock:
+        with self._locked():
             self._closed = True
             processes = [place.process for place in self._places if place.process is not None]
             for place in self._places:
@@ -309,14 +322,11 @@ class DecodeProcesses:
             left = place.not_before - time.monotonic()
             if left > 0:
                 raise DecoderLostError(f"its decode process died {place.failures} times and is started in {left:.1f} s")
-            process = place.process = _Process()
-            self._events.emit(
-                "decoding.process",
-                f"process {process.pid} decodes",
-                level=logging.INFO,
-                pid=process.pid,
-                state="started",
-            )
+            try:
+                process = place.process = _Process()
+            except OSError as error:
+                raise DecoderLostError(f"no decode process can be started: {error}") from error
+            self._news.append({"message": f"process {process.pid} decodes", "pid": process.pid, "state": "started"})
         return process
 
     def _bury(self, place: _Place, process: _Process, *, hung: bool = False) -> None:
@@ -334,21 +344,22 @@ class DecodeProcesses:
         pause = 0.0 if place.failures == 1 else min(_PAUSE_FIRST * 2 ** (place.failures - 2), _PAUSE_MOST)
         place.not_before = now + pause
         how = f"did not answer within {_PATIENCE} s and was killed" if hung else process.how()
-        self._events.emit(
-            "decoding.process",
-            f"process {process.pid}, which decoded for {', '.join(sorted(place.sources))}, {how}",
-            level=logging.WARNING,
-            pid=process.pid,
-            state="ended",
-            sources=sorted(place.sources),
-            failures=place.failures,
-            pause=pause,
+        self._news.append(
+            {
+                "message": f"process {process.pid}, which decoded for {', '.join(sorted(place.sources))}, {how}",
+                "level": logging.WARNING,
+                "pid": process.pid,
+                "state": "ended",
+                "sources": sorted(place.sources),
+                "failures": place.failures,
+                "pause": pause,
+            }
         )
 
     def lost(self, process: _Process, why: str, *, hung: bool) -> str:
         """A decoder hears nothing of a process any more: what became of it, for people. One that hung is killed."""
         ended = process.ended(0.0 if hung else _CLOSING)
-        with self._lock:
+        with self._locked():
             for place in self._places:
                 if place.process is process and (hung or ended):
                     self._bury(place, process, hung=hung)

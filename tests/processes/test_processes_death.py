@@ -245,6 +245,44 @@ def test_the_end_of_a_program_needs_no_close(address: str, topic: Any) -> None:
     assert gone(pid)
 
 
+def test_a_listener_may_ask_what_it_likes(address: str, topic: Any) -> None:
+    """It is called in the thread that saw the death, and holds nothing up."""
+    producer = topic("a", finite=False)
+    packets = clip("h264", 30, bframes=0)
+    heard: list[Any] = []
+    with Comux(["a"], address=address, **LIVE, decode_processes=1) as mux:
+        loop = Loop(mux)
+        mux.events.listen(lambda event: heard.append((event.kind, mux.status()["decode_processes"])))
+        os.kill(place_of_once(mux, "a")["pid"], signal.SIGKILL)
+        for packet in packets:
+            send(producer, packet)
+        wait_for(lambda: [1 for kind, places in heard if kind == "decoding.process" and places[0]["failures"] == 1])
+        wait_for(lambda: loop.count("a") >= 15)
+        mux.stop()
+        loop.join(10)
+
+
+def test_a_program_that_cannot_start_processes_says_so_and_tries_again(
+    address: str, topic: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works, calls = subprocess.Popen, []
+
+    def refuses(*arguments: Any, **words: Any) -> Any:
+        calls.append(1)
+        if len(calls) < 3:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return works(*arguments, **words)
+
+    monkeypatch.setattr(workers.subprocess, "Popen", refuses)
+    producer = topic("a", finite=False)
+    for packet in clip("h264", 30, bframes=0):
+        send(producer, packet)
+    with Comux(["a"], address=address, **LIVE, decode_processes=1) as mux:
+        wait_for(lambda: mux.accounts()["a"].held.get("pictures") == 30)
+        reasons = [event.message for event in mux.events.recent("source.state", "a")]
+        assert any("no decode process can be started: [Errno 11]" in reason for reason in reasons)
+
+
 # -- memory --------------------------------------------------------------------------------------------------------
 
 

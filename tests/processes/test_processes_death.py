@@ -341,6 +341,20 @@ def test_wrong_settings() -> None:
         Comux(["a"], address="memory://wrong", decode_processes=1, decoder_factory=lambda options: None)
 
 
+@pytest.mark.parametrize(("word", "count"), [("3", 3), ("auto", None), ("0", 0)])
+def test_in_a_cameras_file(tmp_path: Path, word: str, count: int | None) -> None:
+    path = tmp_path / "cameras.yaml"
+    path.write_text(f"address: memory://file\ndecode_processes: {word}\ncameras: [a]\n")
+    mux = Comux(path)
+    processes = mux._core.processes
+    assert processes.auto is (count is None)
+    assert processes.count == count or count is None
+    mux.close()
+    path.write_text("address: memory://file\ndecode_processes: some\ncameras: [a]\n")
+    with pytest.raises(ConfigError, match="decode_processes"):
+        Comux(path)
+
+
 def test_what_a_decoder_is_wrong_about_is_an_error_before_anything_starts(address: str, topic: Any) -> None:
     topic("a")
     with pytest.raises(ConfigError, match="hwaccel"):

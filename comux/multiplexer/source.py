@@ -457,11 +457,7 @@ class Source:
         self._settle(decoding.feed(record))
         if acks is not None:
             acks.flush()
-        if (
-            decoding.decoder is not None
-            and decoding.decoder.resyncing
-            and self.state in (State.RUNNING, State.STALLED, State.ENDED, State.RECONNECTING)
-        ):
+        if decoding.resyncing and self.state in (State.RUNNING, State.STALLED, State.ENDED, State.RECONNECTING):
             why = f"a clean keyframe ({self.trouble.cause})" if self.trouble.cause else "a keyframe"
             self._set_state(State.RESYNCING, f"waiting for {why}")
 

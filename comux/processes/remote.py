@@ -219,7 +219,12 @@ class RemoteDecoder(Decoder):
         out: list[Outcome] = []
         size = 0
         while True:
-            self._grant(message, fds, size)
+            try:
+                self._grant(message, fds, size)
+            except OSError:
+                for fd in fds:
+                    os.close(fd)
+                raise
             answer = self._ask(message, fds)
             try:
                 out += [self._outcome(facts) for facts in answer["outcomes"]]

@@ -25,7 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 _PAGE: Final = mmap.PAGESIZE
-_SLOTS: Final = 2  # of a segment
+_SEGMENT_BYTES: Final = 4 << 20  # about: each is a descriptor on either side, so small pictures lie many in one
+_SLOTS_LEAST: Final = 2
+_SLOTS_MOST: Final = 16
 _IDLE: Final = 4  # slots that stay mapped though nothing lies in them
 _FLAGS: Final = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
 
@@ -63,8 +65,9 @@ class _Segment:
     def __init__(self, number: int, slot_bytes: int) -> None:
         self.number = number
         self.slot_bytes = slot_bytes
-        self.memory, self.fd = memory_of(slot_bytes * _SLOTS)
-        self.free: deque[int] = deque(range(_SLOTS))
+        self.slots = max(_SLOTS_LEAST, min(_SLOTS_MOST, _SEGMENT_BYTES // slot_bytes))
+        self.memory, self.fd = memory_of(slot_bytes * self.slots)
+        self.free: deque[int] = deque(range(self.slots))
         self.loans: dict[int, tuple[weakref.ref[Any], int]] = {}
 
     def array(self, slot: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -93,7 +96,7 @@ class SlotPool:
     @property
     def nbytes(self) -> int:
         """Memory that is mapped, in bytes; what lies under arrays of earlier sizes is not counted."""
-        return sum(segment.slot_bytes * _SLOTS for segment in list(self._segments.values()))
+        return sum(segment.slot_bytes * segment.slots for segment in list(self._segments.values()))
 
     @property
     def lent(self) -> int:
@@ -124,7 +127,7 @@ class SlotPool:
             if place is None:
                 segment = _Segment(next(self._numbers), self._slot_bytes)
                 self._segments[segment.number] = segment
-                fresh.append([segment.number, segment.slot_bytes, _SLOTS])
+                fresh.append([segment.number, segment.slot_bytes, segment.slots])
                 fds.append(segment.fd)
                 place = [segment.number, segment.free.popleft()]
             self.granted.append(place)
@@ -161,7 +164,7 @@ class SlotPool:
         gone: list[int] = []
         for number, segment in list(self._segments.items()):
             free = sum(len(other.free) for other in self._segments.values())
-            if len(segment.free) == _SLOTS and free - _SLOTS >= _IDLE:
+            if len(segment.free) == segment.slots and free - segment.slots >= _IDLE:
                 del self._segments[number]
                 gone.append(number)
         return gone

@@ -157,6 +157,13 @@ class DecodeError(ComuxError):
     """A packet cannot become a picture. Stays inside its source: counted, never raised to the loop."""
 
 
+class DecoderLostError(ComuxError):
+    """The process that decoded for a source ended, or does not answer. Stays inside its source, which asks for another
+    one; what was in the decoder is counted as dropped."""
+
+    retriable = True
+
+
 class DeviceError(ConfigError):
     """The device that shall decode is not there, cannot be opened, or does not decode this codec."""
 

@@ -119,6 +119,8 @@ class FileSettings(BaseModel):
     """Carry out changes of this file, or of the database, while the program runs."""
     share_frames: bool | Schema = False
     """Decoded frames go into topics that others read: true, or a schema of their names."""
+    decode_processes: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
+    """How many processes decode; 0: the program's own threads do; auto: as the interpreter is busy or not."""
     emit: Literal["results", "all"] = "results"
     """Which packets go out: those with results, or every one."""
     emit_wait: Seconds = 1.0

@@ -78,8 +78,12 @@ class Picture(ABC):
         width, height: Of the decoded picture, in pixels.
         degraded: Decoded across damage (``on_damage="deliver"``).
         decoded_ns: Monotonic nanoseconds at which the decoder gave it out.
+        ready: Its array, where that is made already; it belongs to whoever takes the picture, as if from ``to_array``.
+        passed: Where the decoder itself has asked which pictures are taken (``select``): whether this one is.
     """
 
+    ready: npt.NDArray[Any] | None = None
+    passed: bool | None = None
     identity: Identity
     record: Record
     width: int
@@ -184,6 +188,14 @@ class Decoder(ABC):
     @abstractmethod
     def starts_at(self, record: Record) -> bool:
         """Whether a decoder can start at this packet (keyframe flag, else found in the packet). Cheap; no decoding."""
+
+    def begins_anew(self, record: Record) -> bool:
+        """Whether a fresh decoder that begins at this packet gives all the pictures from here on that this one would.
+
+        That is, nothing from here on, in decoding order, refers to anything before, parameter sets included. Cheap; no
+        decoding. ``False`` where it is not known.
+        """
+        return False
 
     @property
     @abstractmethod

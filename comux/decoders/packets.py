@@ -11,8 +11,9 @@ from comux.records import Record
 
 from .frames import Av1Inspector, MjpegInspector, Vp9Inspector
 from .hevc import HevcInspector
+from .interface import DecoderOptions
 from .nal import H264Inspector
-from .units import Inspector
+from .units import Begin, Inspector, Kind
 
 _INSPECTORS: Final[dict[str, Callable[[], Inspector]]] = {
     "h264": H264Inspector,
@@ -48,3 +49,22 @@ def packet_bytes(record: Record) -> bytes | None:
     else:
         return None
     return value if record.valid() else None
+
+
+def starts(inspector: Inspector, data: bytes | None) -> bool:
+    """Whether a decoder can start at a packet, as far as that is seen in it."""
+    packet = inspector.normalise(data) if data else None
+    return bool(packet) and inspector.starts(packet or b"")
+
+
+def begins_anew(options: DecoderOptions, data: bytes | None) -> bool:
+    """Whether a packet of a codec of ``VIDEO_CODECS`` refers to nothing before it, parameter sets included, and neither
+    does anything after it."""
+    inspector = inspector_for(options.codec)
+    if options.extradata:
+        inspector.parameters(options.extradata)
+    packet = inspector.normalise(data) if data else None
+    if not packet:
+        return False
+    pictures = [unit for unit in inspector.inspect(packet) if unit.kind is not Kind.PARAMETERS]
+    return bool(pictures) and pictures[0].begins is Begin.CLEAN and inspector.has_parameters()

@@ -48,7 +48,7 @@ from .damage import Doubt, ParameterWatch, Watch
 from .flight import Fed, Piece
 from .framing import Framer
 from .interface import ABSORBED, ArrayFormat, Decoder, DecoderOptions, Identity, Outcome, Selection
-from .packets import inspector_for, packet_bytes
+from .packets import begins_anew, inspector_for, packet_bytes, starts
 from .picture import VideoPicture
 from .skipping import Skipper
 from .units import Begin, Kind, Unit
@@ -148,11 +148,11 @@ class VideoDecoder(Decoder):
         return True
 
     def starts_at(self, record: Record) -> bool:
-        if record.keyframe:
-            return True
-        data = packet_bytes(record)
-        packet = self._inspector.normalise(data) if data else None
-        return bool(packet) and self._inspector.starts(packet or b"")
+        return record.keyframe or starts(self._inspector, packet_bytes(record))
+
+    def begins_anew(self, record: Record) -> bool:
+        """See ``Decoder``."""
+        return self._framer is None and begins_anew(self.options, packet_bytes(record))
 
     def feed(self, record: Record) -> list[Outcome]:
         if self._codec is None:

@@ -384,7 +384,8 @@ def _empty(claim: _Claim) -> Item:
         return Item(source.cam_id, Status.STARTING, "its settings were updated")
     status = _EMPTY[source.state]
     running = (Status.STARTING, Status.RESYNCING, Status.NO_NEW_FRAME)
-    if status in running and source.last_trouble in ("decode_error", "too_large"):
-        detail = f"{source.last_trouble}: {source.last_detail}" if source.last_detail else source.last_trouble
+    trouble = source.trouble
+    if status in running and trouble.cause in ("decode_error", "too_large"):
+        detail = f"{trouble.cause}: {trouble.detail}" if trouble.detail else trouble.cause
         return Item(source.cam_id, Status.DECODE_ERROR, f"the decoder refused its packets ({detail})")
     return Item(source.cam_id, status, source.reason if status is not Status.NO_NEW_FRAME else "no new picture in time")

@@ -39,6 +39,7 @@ from comux.multiplexer.states import (
 )
 from comux.multiplexer.table import Table
 from comux.options import CamId, SourceOptions, topic_pattern
+from comux.processes import DecodeProcesses
 from comux.records import Record
 from comux.redaction import shown
 from comux.telemetry import EventLog
@@ -90,6 +91,7 @@ class Core:
         self._changing = threading.RLock()
         self._engines = Engines()
         self._memory = Memory(self.pool)
+        self.processes = DecodeProcesses(settings.decode_processes, self.events)
         self._connected: dict[str, Consumer] = {}
         self._past = PastBooks()
         self._pid = os.getpid()
@@ -124,11 +126,20 @@ class Core:
         """A source's complete settings, see ``Settings.resolve``."""
         return self.settings.resolve(spec)
 
-    def around(self) -> Surroundings:
-        """What sources are given."""
+    def around(self, cam_id: CamId) -> Surroundings:
+        """What a source is given."""
         received = None if self.emitter is None else self.emitter.received
+        decoder = self.processes.decoder_of(cam_id, self._decoder)
         return Surroundings(
-            self.hub, self.events, self.pool, self._engine_of, self._decoder, received, self._threads, self._warm
+            self.hub,
+            self.events,
+            self.pool,
+            self._engine_of,
+            decoder,
+            received,
+            self._threads,
+            self._warm,
+            self.processes.mover_of(cam_id),
         )
 
     def _warm(self, cam_id: CamId, mode: StoreMode, picture: Picture) -> None:
@@ -158,7 +169,7 @@ class Core:
                 options.array_format,
                 self.events,
             )
-        return Source(options, self.around(), sharer=sharer, **more)
+        return Source(options, self.around(options.cam_id), sharer=sharer, **more)
 
     # -- connecting and starting -----------------------------------------------------------------------------------
 
@@ -504,6 +515,7 @@ class Core:
         if source is not None:
             self._join(source)
             self._memory.forget(cam_id, len(self.table.sources))
+            self.processes.forget(str(cam_id))
         self.events.emit("source.deleted", "no longer read", source=key)
 
     def emit(self, cam_id: CamId, record: Record, headers: Mapping[str, Any] | None) -> ResultFuture:
@@ -578,5 +590,6 @@ class Core:
             self.results.close()
             self.closed = True
             self._engines.close()
+            self.processes.close()
             for source in late:  # what it waited for, an engine's answer, has ended
                 self._join(source)

@@ -82,6 +82,9 @@ class Comux(Door):
         client_name: What control commands may be addressed to.
         control_topic, control_address, acts: As ``setup_controller``.
         durable_control: After a crash go on with the next command and with the sources as commands had made them.
+        decode_processes: How many processes decode, so that a loop that computes in Python holds no camera up; 0: the
+            sources' threads do; ``"auto"``: those until one is seen to wait for the interpreter, which is then said in
+            an event ``decoding.moved``. Same pictures, same books. See ``docs/how-to/decode-in-processes.md``.
         decoder_factory: Makes decoders; the default is the registry of codecs.
         source: Settings of ``SourceOptions`` for every source that has none of its own (``mode``, ``codec``, ``W``, …).
 
@@ -109,6 +112,11 @@ class Comux(Door):
         settings, results = read_settings(words)
         if level is not None:
             logging.getLogger("comux").setLevel(level)
+        if settings.decode_processes and decoder is not create_decoder:
+            raise ConfigError(
+                f"decode_processes={settings.decode_processes} with decoder_factory: another process cannot be given a "
+                "function; make the decoder a plug-in (entry point comux.codecs), or leave one of them out"
+            )
         self._core = core = Core(settings, decoder, **results)
         self._pid = os.getpid()
         self._controller: Controller | None = None
@@ -475,6 +483,7 @@ class Comux(Door):
 
     def status(self) -> dict[str, Any]:
         """Everything as it stands, JSON-ready: per source state, reason, fps, lag, age, books; totals; results;
+        ``decode_processes``: pid, sources and deaths lately of each;
         control: topic, answers and books of commands, ``None`` without a control topic; ``registry``: where it is
         watched, since when it is unreachable and why, see ``Watcher.status``.
 

@@ -3,8 +3,8 @@
 **Problem.** Source threads put pictures, callers take them, the lag between the two is bounded, and an interrupt
 (Ctrl-C in the middle of a batch) must neither lose nor duplicate one.
 
-**Store.** ``every_frame``: a full store blocks the source's thread until half of it is empty. ``freshest``: the store holds
-two pictures; a third pushes out the oldest, cause ``superseded``. The mode may change at any time.
+**Store.** ``every_frame``: a full store blocks the source's thread until half of it is empty. ``freshest``: the store
+holds two pictures; a third pushes out the oldest, cause ``superseded``. The mode may change at any time.
 
 **Taking.** A caller *claims* a picture (it leaves the queue and is written into the caller's list *first*), converts it
 outside the lock, and *commits*: only then it is delivered in the books. Whatever interrupts in between, ``give_back``

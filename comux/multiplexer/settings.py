@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from comux.control import Change
 from comux.errors import ConfigError
@@ -40,6 +40,8 @@ class Settings:
         reserved: What topics of durable control begin with, which are no source's; empty: there are none.
         restored: Ids of sources that commands of an earlier life changed: what is missing for one of them at the start
             is its own trouble.
+        decode_processes: How many processes decode; 0: the sources' threads do; ``"auto"``: these, until the
+            interpreter is seen to hold one up.
     """
 
     address: str = "shm://"
@@ -55,6 +57,7 @@ class Settings:
     stated: dict[str, SourceOptions] = field(default_factory=dict)
     reserved: str = ""
     restored: set[str] = field(default_factory=set)
+    decode_processes: int | Literal["auto"] = 0
 
     def resolve(self, spec: SourceOptions) -> SourceOptions:
         """A source's complete settings: its own, the defaults, topics and addresses filled in.

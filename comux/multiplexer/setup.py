@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from comux.control import Act, Controller, Registry, state_topic_of
 from comux.errors import ConfigError
@@ -331,6 +331,16 @@ def flag(value: object, what: str) -> bool:
     return value
 
 
+def processes_of(value: Any) -> int | Literal["auto"]:
+    """``decode_processes``, checked."""
+    if value == "auto":
+        return "auto"
+    try:
+        return check_positive(value, "decode_processes", zero=True)
+    except ConfigError as exc:
+        raise ConfigError(f"{exc}, or 'auto'") from None
+
+
 def read_settings(words: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
     """Part the constructor's words into settings of the manager and arguments of its results.
 
@@ -353,6 +363,7 @@ def read_settings(words: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
         consume_schema=check_schema(words.pop("consume_schema", "raw_:cam_id"), "consume_schema"),
         produce_schema=check_schema(words.pop("produce_schema", "stream_:cam_id"), "produce_schema"),
         strict=flag(words.pop("strict_on_fail", True), "strict_on_fail"),
+        decode_processes=processes_of(words.pop("decode_processes", 0)),
     )
     produce = words.pop("produce_address", None)
     if produce is not None:

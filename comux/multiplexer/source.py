@@ -31,17 +31,27 @@ from typing import Final
 
 from comux.account import Account
 from comux.decoders.interface import ABSORBED, Outcome, Picture
-from comux.errors import ClosedError, ComuxError, ConfigError, EndOfStream, UnknownTopicError, UnsupportedError
+from comux.decoders.rate import RateLimiter
+from comux.errors import (
+    ClosedError,
+    ComuxError,
+    ConfigError,
+    DecoderLostError,
+    EndOfStream,
+    UnknownTopicError,
+    UnsupportedError,
+)
 from comux.multiplexer.acks import Acks
 from comux.multiplexer.clocks import SourceClock
 from comux.multiplexer.decoding import Decoding
 from comux.multiplexer.intake import Intake
 from comux.multiplexer.lag import DEFAULT_RECORDS, LagLimits, LagRule, Step
-from comux.multiplexer.pacing import PeriodMeter, RateLimiter
+from comux.multiplexer.pacing import PeriodMeter
 from comux.multiplexer.pictures import Entry, PictureStore, StoreMode
 from comux.multiplexer.retention import Retention
 from comux.multiplexer.shared import FrameSharer
 from comux.multiplexer.states import State, Surroundings, decoder_options, is_finite, open_consumer
+from comux.multiplexer.trouble import Trouble
 from comux.multiplexer.wishes import SeekTo, Wish, Wishes, target_of
 from comux.options import CamId, Mode, SourceOptions
 from comux.records import Record
@@ -99,8 +109,7 @@ class Source:
         self.replaced = False  #: another ``Source`` goes on in its place
         self.keeps = self.kept = False  #: what was read and is in the decoder is, or was, left for that one
         self.jumps = self.restarts = 0
-        self.last_trouble: str | None = None  #: newest drop cause since the last picture
-        self.last_detail = ""  #: what the decoder said of it
+        self.trouble = Trouble(options.cam_id, around.events)
         self.last_age: float | None = None
         self.size: tuple[int, int] | None = None
         self.pictures = PeriodMeter()
@@ -122,11 +131,9 @@ class Source:
             self.intake.take_place(consumer)
         self._acks: Acks | None = None
         self._limiter = RateLimiter(options.rate)
-        self._decoding = Decoding(self.cam_id, self.account, self._limiter)
+        self._decoding = Decoding(self.cam_id, self.account, self._limiter, around.mover)
         self._first_try = True
-        self._made_anew = False
-        self._progress = False
-        self._epoch_over = False
+        self._made_anew = self._progress = self._epoch_over = False
         self._rule = LagRule(self._limits())
         self._stopping = False
         self._cause = "removed"
@@ -244,8 +251,7 @@ class Source:
     @property
     def damage(self) -> dict[str, int]:
         """How often the decoder saw doubt, by reason."""
-        decoder = self._decoding.decoder
-        return {} if decoder is None else dict(decoder.damage)
+        return self._decoding.damage
 
     def _nudge(self) -> None:
         self._wake.set()
@@ -315,6 +321,8 @@ class Source:
             else:
                 self._set_state(State.FAILED, str(exc), level=logging.ERROR)
             self._made_anew = self._made_anew or isinstance(exc, UnknownTopicError)
+            if isinstance(exc, DecoderLostError):
+                self._give_up_decoder("failed", str(exc))
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is this source's own
             _log.exception("source %r failed and will be tried again", self.cam_id)
             self._set_state(State.FAILED, f"{type(exc).__name__}: {exc}", level=logging.ERROR)
@@ -442,15 +450,15 @@ class Source:
                 self._hub.arrived.notify_all()
 
     def _feed(self, record: Record) -> None:
-        decoder, acks = self._decoding.decoder, self._acks
-        assert decoder is not None
+        decoding, acks = self._decoding, self._acks
         if acks is not None:
             acks.took(record)
-        self._settle(self._decoding.feed(record))
+        self._settle(decoding.accept(record))
+        self._settle(decoding.feed(record))
         if acks is not None:
             acks.flush()
-        if decoder.resyncing and self.state in (State.RUNNING, State.STALLED, State.ENDED, State.RECONNECTING):
-            why = f"a clean keyframe ({self.last_trouble})" if self.last_trouble else "a keyframe"
+        if decoding.resyncing and self.state in (State.RUNNING, State.STALLED, State.ENDED, State.RECONNECTING):
+            why = f"a clean keyframe ({self.trouble.cause})" if self.trouble.cause else "a keyframe"
             self._set_state(State.RESYNCING, f"waiting for {why}")
 
     # -- outcomes --------------------------------------------------------------------------------------------------
@@ -464,22 +472,9 @@ class Source:
                     self._decoding.absorb()
                 else:
                     if outcome.cause != "rate":
-                        self._trouble(outcome)
+                        self.trouble.see(outcome)
                     self._decoding.drop(outcome.cause or "no_picture")
                 self._left(outcome.record)
-
-    def _trouble(self, outcome: Outcome) -> None:
-        cause = outcome.cause or "no_picture"
-        if cause != self.last_trouble and cause not in ("lag", "jumped"):
-            self._around.events.emit(
-                "source.damage",
-                f"offset {outcome.record.offset}: {cause}{': ' if outcome.detail else ''}{outcome.detail}",
-                source=str(self.cam_id),
-                level=logging.DEBUG if cause == "resync" else logging.WARNING,
-                offset=outcome.record.offset,
-                cause=cause,
-            )
-        self.last_trouble, self.last_detail = cause, outcome.detail
 
     def _left(self, record: Record) -> None:
         """A packet left the books; any thread, also under ``hub.lock``."""
@@ -497,16 +492,16 @@ class Source:
         if self.size is None:
             self._around.warm(self.cam_id, self.store.mode, picture)  # before it counts as running
         self.size = (picture.width, picture.height)
-        if not self._limiter.take(picture.record.timestamp_ns):
+        if not self._decoding.takes(picture):
             self._refuse(packet, first, "rate")
             return
-        array = None
-        if self.store.mode == "every_frame" or self._sharer is not None:
+        array = picture.ready
+        if array is None and (self.store.mode == "every_frame" or self._sharer is not None):
             try:
                 shape, dtype = picture.array_spec()
                 array = picture.to_array(out=self._around.pool.take(shape, dtype))
             except Exception as exc:  # noqa: BLE001 - a picture that cannot be converted is this source's own trouble
-                self._trouble(Outcome(picture.record, cause="decode_error", detail=f"{type(exc).__name__}: {exc}"))
+                self.trouble.see(Outcome(picture.record, cause="decode_error", detail=f"{type(exc).__name__}: {exc}"))
                 self._refuse(packet, first, "decode_error")
                 return
         if self._sharer is not None and array is not None:
@@ -523,11 +518,12 @@ class Source:
         if first:
             self._decoding.stored()
         self.pictures.tick(time.monotonic_ns())
-        self.last_trouble = None
+        self.trouble.cause = None
         if self.state is not State.RUNNING:
             self._set_state(State.RUNNING, "pictures come")
 
-    def _give_up_decoder(self, cause: str) -> None:
+    def _give_up_decoder(self, cause: str, detail: str = "") -> None:
+        self.trouble.cause, self.trouble.detail = cause, detail
         if self._acks is not None and not self._stopping:
             self._acks.give_up()
         self._decoding.give_up(cause)

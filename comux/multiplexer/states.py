@@ -12,6 +12,7 @@ from comux.decoders.pool import ArrayPool
 from comux.errors import ComuxError, ConfigError, ConnectError
 from comux.multiplexer.pictures import Hub, StoreMode
 from comux.options import CamId, SourceOptions
+from comux.processes import Mover
 from comux.records import Record
 from comux.telemetry import EventLog
 from comux.transport import Broker, Consumer, Start, TopicInfo
@@ -43,6 +44,7 @@ class Surroundings:
         received: Called with every packet in offset order (``emit="all"``), or ``None``.
         threads: How many codec threads a finite source may have.
         warm: Makes memory for pictures of a source like this one ready, kept by a mode; may take milliseconds.
+        mover: Sees whether another process should decode for this source; ``None``: that is settled.
     """
 
     hub: Hub
@@ -53,6 +55,7 @@ class Surroundings:
     received: Callable[[CamId, Record], None] | None = None
     threads: Callable[[], int] = lambda: 1
     warm: Callable[[CamId, StoreMode, Picture], None] = lambda cam_id, mode, picture: None
+    mover: Mover | None = None
 
 
 def decoder_options(options: SourceOptions, *, threads: int = 1, topic: TopicInfo | None = None) -> DecoderOptions:

@@ -55,7 +55,8 @@ def source_status(source: Source) -> dict[str, Any]:
 
 
 def manager_status(core: Core, name: str) -> dict[str, Any]:
-    """Every source, what was said of each (``stated``), the totals (deleted sources included), memory, and the results.
+    """Every source, what was said of each (``stated``), the totals (deleted sources included), memory, the results, and
+    the processes that decode.
 
     ``memory``: bytes of decoded pictures that wait, of all sources, and the limit of that (``store_bytes_total``);
     bytes of arrays that wait to be used again, and how many are in somebody's hands.
@@ -78,4 +79,5 @@ def manager_status(core: Core, name: str) -> dict[str, Any]:
             "arrays_lent": core.pool.lent,
         },
         "results": core.results.account().as_dict(),
+        "decode_processes": core.processes.status(),
     }

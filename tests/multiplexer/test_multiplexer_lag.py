@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from comux.decoders.rate import RateLimiter
 from comux.multiplexer.lag import LagLimits, LagRule, Step
-from comux.multiplexer.pacing import PeriodMeter, RateLimiter
+from comux.multiplexer.pacing import PeriodMeter
 
 
 def test_no_limits_never_acts() -> None:

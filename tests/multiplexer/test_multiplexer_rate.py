@@ -14,11 +14,11 @@ import pytest
 
 from comux.decoders import DecoderOptions, create_decoder
 from comux.decoders.codec import Codec
+from comux.decoders.rate import RateLimiter
 from comux.errors import EndOfStream
 from comux.feeds.marks import read_marks
 from comux.feeds.synthetic import parse_synthetic, synthetic_packets
 from comux.multiplexer import Comux, State
-from comux.multiplexer.pacing import RateLimiter
 from comux.records import HEADER_CRC32C, HEADER_SEQUENCE, KEYFRAME, Record
 from comux.transport import Broker, TopicSpec
 

@@ -81,7 +81,7 @@ class KafkaProducer(Producer):
         self._forget = forget
         self._account = Account()
         self._under_way = 0
-        self._failures: list[tuple[str, BaseException]] = []
+        self._failures: list[Fate] = []
         self._closed = self._over = False
         self._topic_limit = outlet.cluster.limit(spec.name)
         self.run: Run | None = None  #: the outlet's
@@ -212,7 +212,7 @@ class KafkaProducer(Producer):
         if newest is not None:  # acks=0 knows of no offset
             self._state.saw(newest + 1)
         if failed:
-            unseen = [(self.topic, f.error) for f in futures if not f.observed and f.error is not None]
+            unseen = [future for future in futures if not future.observed]
             self._failures += unseen[: _KEPT_FAILURES - len(self._failures)]
         self._leave(nbytes, len(futures), failed)
 
@@ -266,7 +266,9 @@ class KafkaProducer(Producer):
     def _raise_failures(self) -> None:
         if self._failures:
             with self._outlet.lock:
-                failures, self._failures = self._failures, []
+                settled, self._failures = self._failures, []
+            # Somebody may have looked only after it was settled: that is no news any more.
+            failures = [(self.topic, f.error) for f in settled if not f.observed and f.error is not None]
             if failures:
                 raise DeliveryError(
                     f"topic {self.topic!r}: {len(failures)} earlier records were not delivered, the first: "

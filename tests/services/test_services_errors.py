@@ -187,6 +187,9 @@ def test_a_refused_record_costs_no_other(place: Any, bob: Broker, rules: Rules) 
         assert (refused.send(b"0").result(10), other.send(b"0").result(10)) == (0, 0)
         rules.forbid("TOPIC", place.full("t"), "WRITE")
         assert refused.send(b"x").exception(10)
+        late = refused.send(b"x")
+        until(late.done, "it is settled")
+        assert late.exception(0)  # looked at after the fact: no news for the next send either
         others = []
         for n in range(1, 50):
             others.append(other.send(b"%d" % n))

@@ -19,6 +19,7 @@ from comux.decoders.interface import Decoder, DecoderOptions, Picture
 from comux.decoders.pool import ArrayPool
 from comux.errors import ClosedError, ComuxError, ConfigError, UnknownSourceError
 from comux.multiplexer.assemble import Assembler
+from comux.multiplexer.departed import Departed
 from comux.multiplexer.emit import Emitter
 from comux.multiplexer.engines import Engines
 from comux.multiplexer.fleet import Fleet
@@ -77,6 +78,7 @@ class Core:
         self.hub = Hub(settings.store_bytes_total)
         self.pool = ArrayPool(min(_IDLE_BYTES, settings.store_bytes_total or _IDLE_BYTES))
         self.table = Table()
+        self.departed = Departed()
         self.specs: dict[str, SourceOptions] = {}
         self.started = False
         self.closed = False
@@ -503,11 +505,12 @@ class Core:
         with self._changing:
             self.check_open()
             key = str(cam_id)
-            if self.specs.pop(key, None) is None:
+            spec, source = self.specs.pop(key, None), self.table.find(key)
+            if spec is None:
                 raise self.unknown(cam_id)
             self.drop_connected(key)
-            source = self.table.find(key)
             if source is not None:
+                self.departed.add(spec, source)
                 with self.hub.lock:
                     self.table = Table(tuple(other for other in self.table.sources if other is not source))
                     self._past.add(source)
@@ -540,7 +543,7 @@ class Core:
 
     def _produce_place(self, cam_id: CamId) -> tuple[str, str]:
         """Address and topic of a source's results; also of one that was deleted meanwhile."""
-        spec = self.specs.get(str(cam_id))
+        spec = self.specs.get(str(cam_id)) or self.departed.spec(cam_id)
         options = self.resolve(spec if spec is not None else SourceOptions(cam_id=cam_id))
         return options.produce_address or "", options.produce_topic or ""
 

@@ -226,7 +226,9 @@ class Comux(Door):
         if mode is not None:
             self._set_mode(mode)
         wanted = self._wanted(timeout, frame, window, min_items, align, max_age)
-        return core.assembler.batch(lambda: core.table.sources, wanted)
+        batch = core.assembler.batch(lambda: core.table.sources, wanted)
+        core.departed.batch()
+        return batch
 
     def _wanted(
         self,
@@ -295,9 +297,9 @@ class Comux(Door):
             A future; its result is the offset on the produce topic.
 
         Raises:
-            NotRetainedError: the packet is no longer held. HeaderError, RecordTooLargeError: this record cannot be
-            sent. DeliveryError: earlier sends failed; this one was not accepted. WaitTimeoutError: too much is under
-            way.
+            NotRetainedError: the packet is no longer held. UnknownSourceError: there is no such source, and was none a
+                batch ago. HeaderError, RecordTooLargeError: this record cannot be sent. DeliveryError: earlier sends
+                failed; this one was not accepted. WaitTimeoutError: too much is under way.
         """
         core = self._open_core()
         if isinstance(cam_id, Item):
@@ -308,10 +310,9 @@ class Comux(Door):
                     f"source {item.cam_id!r}: the item is empty ({item.status}), there is no packet to send"
                 )
             return core.emit(item.cam_id, item.record, results)
-        source = core.find(cam_id)
         if isinstance(index, bool) or not isinstance(index, int):
             raise ConfigError(f"index {index!r} is {type(index).__name__}: pass the index of the item, or the item")
-        return core.emit(source.cam_id, source.retained.get(index), headers)
+        return core.emit(*core.departed.packet(cam_id, index, core.find), headers)
 
     def send_batch(
         self,

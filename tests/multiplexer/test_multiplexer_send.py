@@ -88,6 +88,31 @@ def test_send_batch_by_order_by_id_and_by_function(start: Any, feed: Any, broker
         mux.send_batch(batches[0], [{}])
 
 
+def test_what_the_loop_holds_of_a_source_that_was_deleted_is_sent_where_its_results_went(
+    start: Any, feed: Any, broker: Broker
+) -> None:
+    first, other = feed("a"), feed("b")
+    mux = start(["b"])
+    mux.create("a", produce_topic="results_of_a")
+    other.send(1)
+    first.send(1)
+    batch = mux.get_batch(timeout=20, min_items=2)
+    assert [item.index for item in batch] == [0, 0]
+    mux.delete("a")  # by a command, or because a fleet gave the camera to another process
+    assert mux.send("a", 0, {"x": 1}).result(20) == 0
+    assert broker.topic("results_of_a").high_water == 1
+    mux.create("a", produce_topic="results_of_a", start="end")
+    assert mux.send("a", 0, {"x": 2}).result(20) == 1  # another source, which has delivered nothing yet
+    mux.delete("a")
+    with pytest.raises(NotRetainedError, match="'a'"):
+        mux.send("a", 7, {})
+    for _ in range(4):
+        other.send(1)
+        mux.get_batch(timeout=20, min_items=1)
+    with pytest.raises(UnknownSourceError):  # several batches later
+        mux.send("a", 0, {})
+
+
 def test_what_cannot_be_sent_is_said_at_once_and_counts_nothing(start: Any, feed: Any) -> None:
     f = feed("a")
     mux = start(["a"], max_header_bytes=500, max_message_bytes=300)

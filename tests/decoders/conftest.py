@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -132,6 +133,30 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def stream(name: str) -> Stream:
+    return apart(name) if RECIPES[name].get("codec") == "av1" else encoded(name)
+
+
+def apart(name: str) -> Stream:
+    """Encoded by a process that can be ended: SVT-AV1 4.1.0 waits for itself for ever now and then, where no signal and
+    no time-out of Python's reaches it. (A run of all tests stood still for it.)"""
+    context = multiprocessing.get_context("fork")
+    for _ in range(3):
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=lambda: theirs.send(encoded(name)), daemon=True)  # noqa: B023 - runs at once
+        process.start()
+        theirs.close()
+        try:
+            if ours.poll(60):
+                made: Stream = ours.recv()
+                return made
+        finally:
+            process.kill()
+            process.join()
+            ours.close()
+    raise AssertionError(f"{name}: the encoder did not come to its end, three times")
+
+
+def encoded(name: str) -> Stream:
     recipe = dict(RECIPES[name])
     codec = recipe.pop("codec", "h264")
     count = recipe.pop("count", 60)

@@ -77,7 +77,7 @@ def test_the_descriptor_is_readable_while_there_is_something(kind: str, writers:
             handle.fileno()
         with pytest.raises(OSError):
             os.fstat(descriptor)
-        assert threads() == before
+        assert threads() <= before  # one of another library may have ended
 
 
 def test_every_reason_to_look_makes_a_member_readable(ring_dir: Path, victims: VictimServer) -> None:
